@@ -1,0 +1,78 @@
+"""The ten classes and eight attributes of the nuScenes detection task, in nuScenes' order."""
+
+DETECTION_CLASSES: tuple[str, ...] = (
+    "car",
+    "truck",
+    "construction_vehicle",
+    "bus",
+    "trailer",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
+    "traffic_cone",
+)
+
+ATTRIBUTES: tuple[str, ...] = (
+    "vehicle.moving",
+    "vehicle.parked",
+    "vehicle.stopped",
+    "cycle.with_rider",
+    "cycle.without_rider",
+    "pedestrian.moving",
+    "pedestrian.sitting_lying_down",
+    "pedestrian.standing",
+)
+
+# Which attributes a class can have: indices into ATTRIBUTES. Barriers and cones have none.
+_VEHICLE, _CYCLE, _PEDESTRIAN = (0, 1, 2), (3, 4), (5, 6, 7)
+ATTRIBUTES_OF_CLASS: tuple[tuple[int, ...], ...] = (
+    _VEHICLE,
+    _VEHICLE,
+    _VEHICLE,
+    _VEHICLE,
+    _VEHICLE,
+    (),
+    _CYCLE,
+    _CYCLE,
+    _PEDESTRIAN,
+    (),
+)
+
+# How far from the ego vehicle (metres, in the ground plane) a class is evaluated: detection_cvpr_2019.
+CLASS_RANGE: tuple[float, ...] = (50.0, 50.0, 50.0, 50.0, 50.0, 30.0, 40.0, 40.0, 40.0, 30.0)
+
+# nuScenes' general categories to the detection classes; a category that is not here plays no part in detection.
+CLASS_OF_CATEGORY: dict[str, str] = {
+    "movable_object.barrier": "barrier",
+    "vehicle.bicycle": "bicycle",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.car": "car",
+    "vehicle.construction": "construction_vehicle",
+    "vehicle.motorcycle": "motorcycle",
+    "human.pedestrian.adult": "pedestrian",
+    "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian",
+    "human.pedestrian.police_officer": "pedestrian",
+    "movable_object.trafficcone": "traffic_cone",
+    "vehicle.trailer": "trailer",
+    "vehicle.truck": "truck",
+}
+
+CAMERA_CHANNELS: tuple[str, ...] = (
+    "CAM_FRONT_LEFT",
+    "CAM_FRONT",
+    "CAM_FRONT_RIGHT",
+    "CAM_BACK_LEFT",
+    "CAM_BACK",
+    "CAM_BACK_RIGHT",
+)
+LIDAR_CHANNEL = "LIDAR_TOP"
+RADAR_CHANNELS: tuple[str, ...] = (
+    "RADAR_FRONT",
+    "RADAR_FRONT_LEFT",
+    "RADAR_FRONT_RIGHT",
+    "RADAR_BACK_LEFT",
+    "RADAR_BACK_RIGHT",
+)

@@ -1,0 +1,50 @@
+"""A Sample: what the network sees of one frame, everything in the ego frame of the frame's instant."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float32, Float64, UInt8
+from torch import Tensor
+
+from datasets.boxes import Boxes3D
+from datasets.faults import SensorFault
+
+# Columns of `Sample.lidar_points`: ego frame, metres; intensity scaled to 0..1; age in seconds before the frame.
+LIDAR_POINT_FIELDS: tuple[str, ...] = ("x", "y", "z", "intensity", "age")
+
+# Columns of `Sample.radar_points`: ego frame; rcs in dBsm; compensated velocity over ground in ego axes, m/s.
+RADAR_POINT_FIELDS: tuple[str, ...] = ("x", "y", "z", "rcs", "vx_comp", "vy_comp", "age")
+
+# Columns of `Sample.ego_motion`, one row for each past state: where the vehicle was (x, y, yaw) in today's ego frame,
+# how it moved there, how long ago; and where GPS saw it relative to GPS's newest fix, turned into today's ego axes.
+EGO_MOTION_FIELDS: tuple[str, ...] = (
+    "x", "y", "sin_yaw", "cos_yaw", "speed", "yaw_rate", "acceleration", "age", "gps_x", "gps_y", "gps_valid",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame, decoded and moved into the ego frame of its instant.
+
+    images: RGB, 0..255, resized and cropped; a camera that is not available is black. intrinsics: of those resized
+    pictures. ego_from_cam: also undoes the ego motion between the picture's instant and the frame's. The order of
+    cameras and radars is that of the SampleConfig that made the sample. radar_available: one for each radar.
+    ego_motion: oldest first, with rows of zeros where `ego_motion_valid` is False. boxes: the training targets or
+    None. faults: why a sensor is absent.
+    """
+
+    token: str
+    scene_name: str
+    timestamp_us: int
+    images: UInt8[Tensor, "N 3 H W"]
+    intrinsics: Float32[Tensor, "N 3 3"]
+    ego_from_cam: Float32[Tensor, "N 4 4"]
+    camera_available: Bool[Tensor, "N"]
+    lidar_points: Float32[Tensor, "P 5"]
+    lidar_available: bool
+    radar_points: Float32[Tensor, "R 7"]
+    radar_available: Bool[Tensor, "K"]
+    ego_motion: Float32[Tensor, "T 11"]
+    ego_motion_valid: Bool[Tensor, "T"]
+    global_from_ego: Float64[Tensor, "4 4"]
+    boxes: Boxes3D | None
+    faults: tuple[SensorFault, ...]
