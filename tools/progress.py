@@ -1,0 +1,96 @@
+"""How far a long piece of work is: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from tqdm import tqdm
+
+# A log file wants a line now and then, not a line for each item; work that ends within the first interval prints
+# nothing but its last line.
+_SECONDS_BETWEEN_LINES = 10.0
+
+Item = TypeVar("Item")
+
+
+def duration_text(seconds: float) -> str:
+    """`42 s`, `3:07 min`, `2:15 h`."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+class Progress:
+    """A count that moves from `start` to `total`, shown on stderr. Use it as a context manager.
+
+    On a terminal it is a tqdm bar; elsewhere one line every ten seconds and one at the end. `total` None: unknown.
+    """
+
+    def __init__(self, description: str, total: int | None, *, start: int = 0) -> None:
+        self._description = description
+        self._total = total
+        self._start = start
+        self._count = start
+        self._note = ""
+        self._began = self._last_line = time.monotonic()
+        self._bar: tqdm[None] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(desc=description, total=total, initial=start, dynamic_ncols=True, leave=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None:
+            self._print_line()
+
+    def advance(self, note: str = "") -> None:
+        """One item more is done; `note` (a loss, a name) is shown behind the count."""
+        self._count += 1
+        self._note = note
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(1)
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._print_line()
+
+    def write(self, line: str) -> None:
+        """Print a line on stderr without breaking the bar."""
+        if self._bar is not None:
+            tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        elapsed = self._last_line - self._began
+        done = self._count - self._start
+        of_total = "" if self._total is None else f"/{self._total}"
+        line = f"{self._description}: {self._count}{of_total}, {duration_text(elapsed)}"
+        if self._total is not None and 0 < done and self._count < self._total:
+            line += f", {duration_text(elapsed / done * (self._total - self._count))} left"
+        print(line + (f", {self._note}" if self._note else ""), file=sys.stderr, flush=True)
+
+
+def progress(iterable: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """The items of `iterable`, one by one, while a bar (or plain lines) on stderr counts them.
+
+    `total` is taken from the iterable's length where it has one and none is given.
+    """
+    if total is None:
+        length = getattr(iterable, "__len__", None)
+        total = int(length()) if length is not None else None
+    with Progress(description, total) as shown:
+        for item in iterable:
+            yield item
+            shown.advance()
