@@ -1,0 +1,86 @@
+"""Augmentation in BEV: one matrix turns points, radar velocities, boxes, cameras and ego motion together.
+
+`augmented_from_ego` is the matrix of a turn about z, a scale and mirrorings; everything that is said in ego is said in
+`augmented` afterwards. Pictures stay as they are: their `ego_from_cam` turns with the world.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from datasets.boxes import Boxes3D
+from datasets.sample import EGO_MOTION_FIELDS, Sample
+
+
+@dataclass(frozen=True)
+class BevAugmentation:
+    """How far the world is turned: the smaller of the two published settings (CenterPoint, Yin et al. 2021)."""
+
+    max_rotation: float = math.radians(22.5)
+    """Largest turn to either side, radians."""
+    scale_range: tuple[float, float] = (0.95, 1.05)
+    flip: bool = True
+    """Mirror left to right, and front to back, each with probability one half."""
+
+    def draw(self, generator: torch.Generator) -> Float64[Tensor, "4 4"]:
+        """A random `augmented_from_ego`."""
+        turn, size, mirror_x, mirror_y = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        yaw = (2.0 * turn - 1.0) * self.max_rotation
+        scale = self.scale_range[0] + size * (self.scale_range[1] - self.scale_range[0])
+        signs = [-1.0 if self.flip and draw < 0.5 else 1.0 for draw in (mirror_x, mirror_y)]
+        rotation = torch.tensor(
+            [[math.cos(yaw), -math.sin(yaw), 0.0], [math.sin(yaw), math.cos(yaw), 0.0], [0.0, 0.0, 1.0]],
+            dtype=torch.float64,
+        )
+        augmented_from_ego = torch.eye(4, dtype=torch.float64)
+        augmented_from_ego[:3, :3] = scale * rotation @ torch.diag(torch.tensor([*signs, 1.0], dtype=torch.float64))
+        return augmented_from_ego
+
+
+def augment(sample: Sample, augmented_from_ego: Float64[Tensor, "4 4"]) -> Sample:
+    """The sample as if the world around the vehicle had been turned, scaled and mirrored by this matrix."""
+    linear = augmented_from_ego[:3, :3].float()
+    lidar, radar = sample.lidar_points, sample.radar_points
+    return replace(
+        sample,
+        ego_from_cam=augmented_from_ego.float() @ sample.ego_from_cam,
+        lidar_points=torch.cat([lidar[:, :3] @ linear.T, lidar[:, 3:]], dim=1),
+        radar_points=torch.cat(
+            [radar[:, :3] @ linear.T, radar[:, 3:4], radar[:, 4:6] @ linear[:2, :2].T, radar[:, 6:]], dim=1
+        ),
+        ego_motion=_turned_ego_motion(sample.ego_motion, linear) * sample.ego_motion_valid[:, None],
+        global_from_ego=sample.global_from_ego @ torch.linalg.inv(augmented_from_ego),
+        boxes=None if sample.boxes is None else turned_boxes(sample.boxes, augmented_from_ego),
+    )
+
+
+def turned_boxes(boxes: Boxes3D, augmented_from_ego: Float64[Tensor, "4 4"]) -> Boxes3D:
+    """Boxes in ego to boxes in augmented: `transformed` carries centres, headings and velocities, mirrors included."""
+    turned = boxes.transformed(augmented_from_ego)
+    scale = float(augmented_from_ego[2, 2])
+    return replace(turned, sizes_wlh=turned.sizes_wlh * scale)
+
+
+def _turned_ego_motion(rows: Float32[Tensor, "T 11"], linear: Float[Tensor, "3 3"]) -> Float32[Tensor, "T 11"]:
+    columns = {name: rows[:, index] for index, name in enumerate(EGO_MOTION_FIELDS)}
+    scale = float(linear[2, 2])
+    plane = linear[:2, :2]
+    mirrored = -1.0 if float(torch.linalg.det(plane)) < 0 else 1.0
+    headings = torch.stack([columns["cos_yaw"], columns["sin_yaw"]], dim=1) @ (plane / scale).T
+    positions = torch.stack([columns["x"], columns["y"]], dim=1) @ plane.T
+    gps = torch.stack([columns["gps_x"], columns["gps_y"]], dim=1) @ plane.T
+    columns |= {
+        "x": positions[:, 0],
+        "y": positions[:, 1],
+        "cos_yaw": headings[:, 0],
+        "sin_yaw": headings[:, 1],
+        "speed": columns["speed"] * scale,
+        "acceleration": columns["acceleration"] * scale,
+        "yaw_rate": columns["yaw_rate"] * mirrored,
+        "gps_x": gps[:, 0],
+        "gps_y": gps[:, 1],
+    }
+    return torch.stack([columns[name] for name in EGO_MOTION_FIELDS], dim=1)

@@ -1,0 +1,20 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Two cores serve all test processes; and bit-equality is promised for one thread.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real sensor data (its README names the licence: it is never committed)."""
+    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("BEVEL_REAL_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real sensor data at {folder}: set BEVEL_REAL_DATA to run this test")
+    return folder
