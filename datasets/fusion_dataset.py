@@ -43,11 +43,15 @@ class FusionDataset(Dataset[Sample]):
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.sample(index, int(self._epoch))
+
+    def sample(self, index: int, epoch: int) -> Sample:
+        """The sample as `epoch` augments it, whatever epoch is set: loader workers may be in two epochs at once."""
         sample = make_sample(self.reader.frame(self.tokens[index]), self.config)
         if self.augmentation is None:
             return sample
         generator = torch.Generator()
         # Odd multipliers spread (seed, epoch, index) over 63 bits: neighbours must not share a stream.
-        key = self.seed * 0x9E3779B97F4A7C15 + int(self._epoch) * 0xBF58476D1CE4E5B9 + index * 0x94D049BB133111EB
+        key = self.seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + index * 0x94D049BB133111EB
         generator.manual_seed(key % (1 << 63))
         return augment(sample, self.augmentation.draw(generator))
