@@ -77,7 +77,7 @@ class Progress:
         done = self._count - self._start
         of_total = "" if self._total is None else f"/{self._total}"
         line = f"{self._description}: {self._count}{of_total}, {duration_text(elapsed)}"
-        if self._total is not None and 0 < done and self._count < self._total:
+        if self._total is not None and done > 0 and self._count < self._total:
             line += f", {duration_text(elapsed / done * (self._total - self._count))} left"
         print(line + (f", {self._note}" if self._note else ""), file=sys.stderr, flush=True)
 

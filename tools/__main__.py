@@ -1,0 +1,124 @@
+"""The command `bevel`, which is `python -m tools`: picks the verb, reads its arguments, turns errors into exit codes."""
+
+import os
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+from tools.exit_codes import ExitCode
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command: `tools/<name>.py` with a frozen dataclass of arguments and one public function that takes it.
+
+    The function returns the path of what it wrote (printed as the last line) or None. The module is imported only
+    when its verb is used, so that `bevel --help` needs neither torch nor open3d.
+    """
+
+    name: str
+    arguments: str
+    function: str
+    summary: str
+
+
+VERBS = (
+    Verb(
+        "demo", "DemoArguments", "demo", "the main job with nothing at hand: world, training, metrics, pictures, report"
+    ),
+    Verb("simulate", "SimulateArguments", "simulate", "write a synthetic dataset in nuScenes format"),
+    Verb("train", "TrainArguments", "train", "train a preset or a config on a nuScenes dataset"),
+    Verb("evaluate", "EvaluateArguments", "evaluate", "mAP, NDS and the five errors of a run or of a results file"),
+    Verb("predict", "PredictArguments", "predict", "detections of a run as a nuScenes results file"),
+    Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
+    Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
+    Verb("doctor", "DoctorArguments", "doctor", "what is installed, what works, what is missing and how to get it"),
+)
+
+EXIT_CODES = """\
+exit codes:
+  0 fine   1 failed   2 wrong usage   3 input refused   4 finished, but degraded (--strict)
+  6 training diverged   130 stopped by Ctrl-C"""
+
+
+def help_text() -> str:
+    """What `bevel --help` prints."""
+    verbs = "\n".join(f"  {verb.name:<10} {verb.summary}" for verb in VERBS)
+    return (
+        "usage: bevel VERB ... [--help]\n\n"
+        "Camera, LiDAR, radar and pose fused in one bird's-eye view; trained and evaluated on nuScenes.\n\n"
+        f"verbs:\n{verbs}\n\n{EXIT_CODES}\n\nbevel VERB --help says what a verb takes."
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line (default: this process's) and return its exit code; see tools/exit_codes.py."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return ExitCode.FINE
+    if words[0] == "--version":
+        print(f"bevel {version('bevel')}")
+        return ExitCode.FINE
+    verb = next((verb for verb in VERBS if verb.name == words[0]), None)
+    if verb is None:
+        print(f"bevel: there is no verb {words[0]!r}; 'bevel --help' lists them.", file=sys.stderr)
+        return ExitCode.USAGE
+    try:
+        return _run(verb, words[1:])
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: there is nobody to tell. Python would complain once more
+        # when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+
+
+def _run(verb: Verb, words: list[str]) -> int:
+    import tyro
+
+    from datasets.faults import InputRefused
+    from tools.exit_codes import CommandFailed, Degraded, Diverged, Interrupted
+
+    module = import_module(f"tools.{verb.name}")
+    try:
+        parsed = tyro.cli(
+            getattr(module, verb.arguments), args=words, prog=f"bevel {verb.name}", description=_first_lines(module)
+        )
+    except SystemExit as stop:  # tyro has printed its help (0) or what is wrong (2)
+        return stop.code if isinstance(stop.code, int) else ExitCode.USAGE
+    try:
+        output: Path | None = getattr(module, verb.function)(parsed)
+    except InputRefused as refusal:
+        return _say(refusal, ExitCode.INPUT_REFUSED)
+    except CommandFailed as failure:
+        return _say(failure, ExitCode.FAILED)
+    except Diverged as divergence:
+        return _say(divergence, ExitCode.DIVERGED)
+    except Interrupted as interruption:
+        return _say(interruption, ExitCode.INTERRUPTED)
+    except Degraded as degraded:
+        _say(degraded, ExitCode.DEGRADED)
+        if degraded.output is not None:
+            print(degraded.output)
+        return ExitCode.DEGRADED
+    if output is not None:
+        print(output)
+    return ExitCode.FINE
+
+
+def _say(message: Exception, code: ExitCode) -> int:
+    print(f"bevel: {message}", file=sys.stderr)
+    return code
+
+
+def _first_lines(module: object) -> str:
+    return (module.__doc__ or "").split("\n\n")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
