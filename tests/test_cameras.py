@@ -22,9 +22,9 @@ def test_projection_equals_the_devkits_view_points() -> None:
 def test_the_camera_follows_a_resize_and_a_crop_of_real_pixels() -> None:
     # A white square on black: where its middle lands in the resized picture is what the intrinsics must say.
     picture = np.zeros((90, 160), dtype=np.float32)
-    picture[40:48, 96:104] = 1.0
+    picture[40:50, 90:110] = 1.0
     camera = PinholeCamera(160, 90, torch.tensor([[100.0, 0, 80], [0, 100, 45], [0, 0, 1]], dtype=torch.float64))
-    ray = torch.linalg.solve(camera.intrinsics, torch.tensor([99.5, 43.5, 1.0], dtype=torch.float64))
+    ray = torch.linalg.solve(camera.intrinsics, torch.tensor([99.5, 44.5, 1.0], dtype=torch.float64))
     for scale in (0.5, 0.2, 2.0):
         resized = camera.resized(scale)
         shrunk = cv2.resize(picture, (resized.width, resized.height), interpolation=cv2.INTER_AREA)
