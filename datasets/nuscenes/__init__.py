@@ -1,0 +1,1 @@
+"""nuScenes v1.0 in and out: tables, sensor files, frames, results, the official metric."""

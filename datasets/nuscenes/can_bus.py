@@ -1,0 +1,121 @@
+"""What nuScenes records beside the tables, in `can_bus/`: vehicle motion, and our own extension for GPS fixes.
+
+`<scene>_pose.json` is nuScenes' CAN bus expansion, 50 Hz, in ego axes: `vel` (m/s), `accel` (m/s^2, as an
+accelerometer feels it: standing still it reads +9.81 upwards), `rotation_rate` (rad/s).
+`<scene>_gps.json` is Bevel's: a list of {"utime": us, "latitude": deg, "longitude": deg, "altitude": m}, about 10 Hz.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.rig import GpsFix
+from datasets.faults import InputRefused
+from datasets.nuscenes.tables import read_json
+
+# A fix further away in time than this says nothing about an instant; a gap between messages longer than this is one.
+_MAX_FIX_AGE_US = 150_000
+_MAX_MESSAGE_GAP_US = 150_000
+
+
+@dataclass(frozen=True)
+class VehicleMotion:
+    """Messages in ego axes, by rising time: velocity (K, 3) m/s, specific force (K, 3) m/s^2, yaw rate (K) rad/s."""
+
+    timestamps_us: NDArray[np.int64]
+    velocity: NDArray[np.float64]
+    specific_force: NDArray[np.float64]
+    yaw_rate: NDArray[np.float64]
+
+    def at(self, timestamp_us: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
+        """Velocity (3), specific force (3) and yaw rate between the two nearest messages; None in a gap."""
+        after = int(np.searchsorted(self.timestamps_us, timestamp_us))
+        if after < len(self.timestamps_us) and self.timestamps_us[after] == timestamp_us:
+            return self.velocity[after], self.specific_force[after], float(self.yaw_rate[after])
+        if after in (0, len(self.timestamps_us)):
+            return None
+        start, end = (int(time) for time in self.timestamps_us[after - 1 : after + 1])
+        if end - start > _MAX_MESSAGE_GAP_US:
+            return None
+        share = (timestamp_us - start) / (end - start)
+        velocity, force, yaw_rate = (
+            (1 - share) * values[after - 1] + share * values[after]
+            for values in (self.velocity, self.specific_force, self.yaw_rate)
+        )
+        return velocity, force, float(yaw_rate)
+
+
+@dataclass(frozen=True)
+class GpsTrack:
+    """GPS fixes by rising time."""
+
+    timestamps_us: NDArray[np.int64]
+    fixes: tuple[GpsFix, ...]
+
+    def at(self, timestamp_us: int) -> GpsFix | None:
+        """The fix nearest in time, None where the nearest is more than 0.15 s away."""
+        if not self.fixes:
+            return None
+        nearest = int(np.abs(self.timestamps_us - timestamp_us).argmin())
+        return self.fixes[nearest] if abs(int(self.timestamps_us[nearest]) - timestamp_us) <= _MAX_FIX_AGE_US else None
+
+
+def read_vehicle_motion(root: Path, scene_name: str) -> VehicleMotion | None:
+    """The scene's CAN bus poses, None where there are none. Raises InputRefused for a malformed file."""
+    path = root / "can_bus" / f"{scene_name}_pose.json"
+    fields = {"vel": 3, "accel": 3, "rotation_rate": 3}
+    messages = _read_messages(path, fields)
+    if messages is None:
+        return None
+    times, values = messages
+    return VehicleMotion(times, values[:, 0:3], values[:, 3:6], values[:, 8])
+
+
+def read_gps(root: Path, scene_name: str) -> GpsTrack | None:
+    """The scene's GPS fixes, None where there are none. Raises InputRefused for a malformed file."""
+    path = root / "can_bus" / f"{scene_name}_gps.json"
+    messages = _read_messages(path, {"latitude": 1, "longitude": 1, "altitude": 1})
+    if messages is None:
+        return None
+    times, values = messages
+    out_of_range = np.flatnonzero((np.abs(values[:, 0]) > 90) | (np.abs(values[:, 1]) > 180))
+    if out_of_range.size:
+        raise InputRefused(
+            f"{path}: message at utime {times[out_of_range[0]]}: expected latitude in -90..90 and longitude in "
+            f"-180..180 degrees, found {values[out_of_range[0], :2].tolist()}."
+        )
+    return GpsTrack(times, tuple(GpsFix(*row) for row in values.tolist()))
+
+
+def _read_messages(path: Path, fields: dict[str, int]) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """Times (K) and the fields' values side by side (K, sum of lengths), by rising time, each time once."""
+    if not path.exists():
+        return None
+    messages = read_json(path)
+    if not isinstance(messages, list):
+        raise InputRefused(f"{path}: expected a list of messages, found {type(messages).__name__}.")
+    rows: dict[int, list[float]] = {}
+    for position, message in enumerate(messages):
+        utime = message.get("utime") if isinstance(message, dict) else None
+        if type(utime) is not int or not 0 <= utime < 2**62:
+            raise InputRefused(
+                f"{path}: message number {position + 1}, field utime: expected a number of microseconds."
+            )
+        rows[utime] = [value for name, length in fields.items() for value in _numbers(path, message, name, length)]
+    times = sorted(rows)
+    width = sum(fields.values())
+    return np.array(times, dtype=np.int64), np.array([rows[time] for time in times]).reshape(-1, width)
+
+
+def _numbers(path: Path, message: dict[str, Any], name: str, length: int) -> list[float]:
+    value = message.get(name)
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) != length or not all(type(number) in (int, float) and abs(number) < 1e300 for number in numbers):
+        expected = "a finite number" if length == 1 else f"{length} finite numbers"
+        raise InputRefused(
+            f"{path}: message at utime {message['utime']}, field {name}: expected {expected}, found {value!r:.100}."
+        )
+    return [float(number) for number in numbers]

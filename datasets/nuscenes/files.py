@@ -1,0 +1,182 @@
+"""nuScenes' sensor files: LiDAR sweeps, radar sweeps, pictures. Read only after everything about them is checked.
+
+A file that is absent or broken raises SensorFileError with a sentence that names it. A path that leads out of the
+dataroot raises InputRefused: that is no broken file but a broken (or hostile) dataset.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from datasets.faults import FaultReason, InputRefused, SensorFileError
+from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS
+from datasets.images import picture_size
+
+_LIDAR_BEAMS = 32
+# No sensor file of nuScenes comes near this; a larger one is not what its name says.
+_MAX_FILE_BYTES = 256 * 2**20
+_MAX_PCD_HEADER_BYTES = 16_384
+_PCD_TYPES = {
+    (kind, size): np.dtype(f"<{letter}{size}")
+    for kind, letter, sizes in (("F", "f", (2, 4, 8)), ("I", "i", (1, 2, 4, 8)), ("U", "u", (1, 2, 4, 8)))
+    for size in sizes
+}
+
+
+def read_lidar_sweep(root: Path, filename: str) -> Float32[Tensor, "P 5"]:
+    """The points (P, 5: LIDAR_FIELDS) of a `.pcd.bin` file: float32 x 5, sensor frame.
+
+    Points that are not finite are dropped: their number is the file's size / 20 - P.
+    Raises SensorFileError (see `_read_bytes`; TRUNCATED, IMPLAUSIBLE, NO_FINITE_POINTS).
+    """
+    content = _read_bytes(root, filename)
+    point_bytes = 4 * len(LIDAR_FIELDS)
+    if len(content) % point_bytes:
+        detail = f"{filename}: {len(content)} bytes are no whole number of points of {point_bytes} bytes"
+        raise SensorFileError(FaultReason.TRUNCATED, detail)
+    points = torch.from_numpy(np.frombuffer(content, dtype="<f4").reshape(-1, len(LIDAR_FIELDS)).astype(np.float32))
+    points = points[points.isfinite().all(dim=1)]
+    if len(points) == 0:
+        raise SensorFileError(FaultReason.NO_FINITE_POINTS, f"{filename}: not one point has only finite numbers")
+    ring = points[:, LIDAR_FIELDS.index("ring")]
+    # Four columns, doubles or swapped bytes parse without an error: the beam numbers give them away.
+    if not bool(((ring == ring.round()) & (ring >= 0) & (ring < _LIDAR_BEAMS)).all()):
+        detail = f"{filename}: the ring column is not the numbers 0 to {_LIDAR_BEAMS - 1}; are these float32 x 5?"
+        raise SensorFileError(FaultReason.IMPLAUSIBLE, detail)
+    return points
+
+
+def read_radar_sweep(root: Path, filename: str) -> Float32[Tensor, "P 18"]:
+    """The points (P, 18: RADAR_FIELDS) of a binary PCD v0.7 file, sensor frame; all of them, no state is filtered.
+
+    Columns are found by name. A sweep without points is valid; nuScenes also marks one by a first point of NaN.
+    Other points that are not finite are dropped. Raises SensorFileError (see `_read_bytes`; BAD_HEADER,
+    HEADER_MISMATCH, TRUNCATED).
+    """
+    content = _read_bytes(root, filename)
+    header = _parse_pcd_header(content, filename)
+    payload = len(content) - header.data_start
+    if payload < header.points * header.point_type.itemsize:
+        expected = f"{header.points} points of {header.point_type.itemsize} bytes"
+        detail = f"{filename}: the header announces {expected}, but only {payload} bytes follow"
+        # Half a file is a cut download; a count that is out of proportion is a lie of the header.
+        cut = header.points * header.point_type.itemsize <= _MAX_FILE_BYTES
+        raise SensorFileError(FaultReason.TRUNCATED if cut else FaultReason.HEADER_MISMATCH, detail)
+    records = np.frombuffer(content, dtype=header.point_type, count=header.points, offset=header.data_start)
+    # A double too large for float32 becomes infinite here, and is dropped as such below.
+    with np.errstate(over="ignore"):
+        columns = [records[name].astype(np.float32) for name in RADAR_FIELDS]
+    points = torch.from_numpy(np.stack(columns, axis=1))
+    if len(points) and bool(points[0].isnan().any()):
+        return points[:0]
+    return points[points.isfinite().all(dim=1)]
+
+
+def read_image_bytes(root: Path, filename: str, width: int, height: int) -> bytes:
+    """An encoded picture, JPEG or PNG, whose header says width x height pixels. Nothing is decoded.
+
+    Raises SensorFileError (see `_read_bytes`; NOT_AN_IMAGE, SIZE_MISMATCH, TRUNCATED).
+    """
+    content = _read_bytes(root, filename)
+    found = picture_size(content, filename)
+    if found != (width, height):
+        detail = f"{filename}: the picture has {found[0]} x {found[1]} pixels, sample_data.json says {width} x {height}"
+        raise SensorFileError(FaultReason.SIZE_MISMATCH, detail)
+    return content
+
+
+def _read_bytes(root: Path, filename: str) -> bytes:
+    """A regular file under the root. Raises SensorFileError MISSING_FILE, NOT_A_REGULAR_FILE, EMPTY_FILE or
+    IMPLAUSIBLE (too large), and InputRefused where the path leads out of the root.
+    """
+    path = _path_under(root, filename)
+    try:
+        # Without O_NONBLOCK, opening a named pipe waits for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename}: there is no such file") from None
+    except OSError as error:
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename:.200}: not readable: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SensorFileError(FaultReason.NOT_A_REGULAR_FILE, f"{filename}: not a regular file")
+        if status.st_size == 0:
+            raise SensorFileError(FaultReason.EMPTY_FILE, f"{filename}: the file is empty")
+        if status.st_size > _MAX_FILE_BYTES:
+            raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{filename}: {status.st_size} bytes are too many")
+        return file.read(_MAX_FILE_BYTES)
+
+
+def _path_under(root: Path, filename: str) -> Path:
+    """The path of a file of the dataset; neither `..` nor a symbolic link may lead out of the dataroot.
+
+    The root itself and its first level (`samples`, `sweeps`) may be links to another disk: the user made those.
+    """
+    parts = Path(filename).parts
+    if not parts or Path(filename).is_absolute() or ".." in parts:
+        raise InputRefused(f"{root}: the file name {filename!r:.200} leaves the dataroot.")
+    path = root / filename
+    try:
+        resolved = path.resolve()
+        homes = (root.resolve(), (root / parts[0]).resolve()) if len(parts) > 1 else (root.resolve(),)
+    except (OSError, RuntimeError) as error:
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename:.200}: not readable: {error}") from None
+    if not any(resolved.is_relative_to(home) for home in homes):
+        raise InputRefused(f"{path}: a symbolic link leads out of the dataroot, to {resolved}; copy the file instead.")
+    return path
+
+
+@dataclass(frozen=True)
+class _PcdHeader:
+    point_type: np.dtype[np.void]
+    points: int
+    data_start: int
+
+
+def _parse_pcd_header(content: bytes, filename: str) -> _PcdHeader:
+    """The header of a binary PCD file that has all RADAR_FIELDS. Raises SensorFileError."""
+
+    def bad(problem: str) -> SensorFileError:
+        return SensorFileError(FaultReason.BAD_HEADER, f"{filename}: {problem}")
+
+    entries: dict[str, list[str]] = {}
+    start = 0
+    while "DATA" not in entries:
+        end = content.find(b"\n", start, _MAX_PCD_HEADER_BYTES)
+        if end < 0:
+            raise bad("the PCD header has no DATA line")
+        try:
+            words = content[start:end].decode("ascii").split()
+        except UnicodeDecodeError:
+            raise bad("the PCD header is not text") from None
+        if words and not words[0].startswith("#"):
+            entries[words[0]] = words[1:]
+        start = end + 1
+    if entries["DATA"] != ["binary"]:
+        raise bad(f"DATA is {' '.join(entries['DATA'])!r:.40}, only binary is supported")
+    names = entries.get("FIELDS", [])
+    missing = [name for name in RADAR_FIELDS if name not in names]
+    if missing or len(set(names)) != len(names):
+        raise bad(f"FIELDS must name each radar field once, missing: {', '.join(missing) or 'none'}")
+    if any(count != "1" for count in entries.get("COUNT", [])):
+        raise bad("a COUNT other than 1 is not supported")
+    sizes, kinds = entries.get("SIZE", []), entries.get("TYPE", [])
+    if not len(names) == len(sizes) == len(kinds):
+        raise bad("FIELDS, SIZE and TYPE must have the same number of entries")
+    try:
+        columns = [_PCD_TYPES[kind, int(size)] for kind, size in zip(kinds, sizes, strict=True)]
+        width, height = (int(entries[name][0]) for name in ("WIDTH", "HEIGHT"))
+        points = int(entries["POINTS"][0]) if "POINTS" in entries else width * height
+    except (KeyError, ValueError, IndexError):
+        raise bad("SIZE, TYPE, WIDTH, HEIGHT or POINTS is missing or not understood") from None
+    if width < 0 or height < 0 or points != width * height:
+        detail = f"{filename}: WIDTH {width} x HEIGHT {height} do not make POINTS {points}"
+        raise SensorFileError(FaultReason.HEADER_MISMATCH, detail)
+    return _PcdHeader(np.dtype(list(zip(names, columns, strict=True))), points, start)

@@ -1,0 +1,335 @@
+"""The JSON tables of a nuScenes v1.0 dataroot: opened, and checked before anything is computed from them.
+
+Tables that contradict themselves make results wrong in silence, so every problem is an InputRefused that names the
+table, the record's token, the field and what was expected. The order of records means nothing, and fields that are
+not in the schema below are ignored.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from datasets.faults import InputRefused
+
+Row = dict[str, Any]
+# Table name -> token -> record.
+Tables = Mapping[str, Mapping[str, Row]]
+
+# Microseconds since 1970: a stamp outside the years 2000 to 2100 is in another unit.
+_EARLIEST_US, _LATEST_US = 946_684_800_000_000, 4_102_444_800_000_000
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) is str and value != ""
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _is_timestamp(value: Any) -> bool:
+    return type(value) is int and _EARLIEST_US <= value <= _LATEST_US
+
+
+def _is_vector(value: Any, length: int = 3) -> bool:
+    return (
+        type(value) is list
+        and len(value) == length
+        and all(type(number) is float or type(number) is int for number in value)
+        # A sum below the largest float also refuses integers that no float can hold.
+        and sum(map(abs, value)) < 1e300
+    )
+
+
+def _is_quaternion(value: Any) -> bool:
+    return _is_vector(value, 4) and abs(math.sqrt(sum(number * number for number in value)) - 1.0) <= 1e-3
+
+
+def _is_size(value: Any) -> bool:
+    return _is_vector(value) and min(value) > 0
+
+
+def _is_intrinsic(value: Any) -> bool:
+    if value == []:
+        return True
+    return type(value) is list and len(value) == 3 and all(map(_is_vector, value)) and value[0][0] > 0 < value[1][1]
+
+
+def _is_attribute_list(value: Any) -> bool:
+    return type(value) is list and len(value) <= 1 and all(map(_is_name, value))
+
+
+def _is_relative_path(value: Any) -> bool:
+    if not _is_name(value) or value.startswith("/") or "\0" in value:
+        return False
+    return ".." not in value or ".." not in value.split("/")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a field may hold."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+_TEXT = _Kind(_is_text, "text")
+_NAME = _Kind(_is_name, "text that is not empty")
+_COUNT = _Kind(_is_count, "a whole number >= 0")
+_FLAG = _Kind(_is_flag, "true or false")
+_TIME = _Kind(_is_timestamp, "a whole number of microseconds since 1970, in the years 2000 to 2100")
+_VECTOR = _Kind(_is_vector, "3 finite numbers")
+_QUATERNION = _Kind(_is_quaternion, "a rotation quaternion [w, x, y, z] of length 1")
+_SIZE = _Kind(_is_size, "3 positive numbers (width, length, height in metres)")
+_INTRINSIC = _Kind(_is_intrinsic, "a 3 x 3 camera matrix with positive focal lengths, or [] for other sensors")
+_ATTRIBUTES = _Kind(_is_attribute_list, "a list of at most one attribute token")
+_PATH = _Kind(_is_relative_path, "a path relative to the dataroot that does not leave it")
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One field of a table. `table`: its values are tokens of that table. `optional`: or the empty string."""
+
+    name: str
+    kind: _Kind = _NAME
+    table: str = ""
+    optional: bool = False
+
+
+def _links(table: str) -> tuple[_Field, _Field]:
+    return _Field("prev", _TEXT, table, optional=True), _Field("next", _TEXT, table, optional=True)
+
+
+_SCHEMA: dict[str, tuple[_Field, ...]] = {
+    "sensor": (_Field("channel"), _Field("modality")),
+    "calibrated_sensor": (
+        _Field("sensor_token", table="sensor"),
+        _Field("translation", _VECTOR),
+        _Field("rotation", _QUATERNION),
+        _Field("camera_intrinsic", _INTRINSIC),
+    ),
+    "ego_pose": (_Field("timestamp", _TIME), _Field("translation", _VECTOR), _Field("rotation", _QUATERNION)),
+    "scene": (
+        _Field("name"),
+        _Field("first_sample_token", table="sample"),
+        _Field("last_sample_token", table="sample"),
+    ),
+    "sample": (_Field("timestamp", _TIME), _Field("scene_token", table="scene"), *_links("sample")),
+    "sample_data": (
+        _Field("sample_token", table="sample"),
+        _Field("ego_pose_token", table="ego_pose"),
+        _Field("calibrated_sensor_token", table="calibrated_sensor"),
+        _Field("timestamp", _TIME),
+        _Field("is_key_frame", _FLAG),
+        _Field("filename", _PATH),
+        *_links("sample_data"),
+    ),
+    "category": (_Field("name"),),
+    "attribute": (_Field("name"),),
+    "instance": (_Field("category_token", table="category"),),
+    "sample_annotation": (
+        _Field("sample_token", table="sample"),
+        _Field("instance_token", table="instance"),
+        _Field("attribute_tokens", _ATTRIBUTES, table="attribute"),
+        _Field("translation", _VECTOR),
+        _Field("size", _SIZE),
+        _Field("rotation", _QUATERNION),
+        _Field("num_lidar_pts", _COUNT),
+        _Field("num_radar_pts", _COUNT),
+        *_links("sample_annotation"),
+    ),
+}
+# A test split, or a fresh recording, may come without these.
+_ANNOTATION_TABLES = ("category", "attribute", "instance", "sample_annotation")
+_MAY_BE_EMPTY = _ANNOTATION_TABLES
+
+
+def find_version(root: Path, version: str | None) -> str:
+    """The name of the table folder in a dataroot: the one asked for, or with None the only `v1.0-*` there is.
+
+    Raises InputRefused where the root or the folder is missing, or where there are several to choose from.
+    """
+    if not root.is_dir():
+        raise InputRefused(f"{root}: there is no such folder; expected a nuScenes dataroot (with v1.0-* inside).")
+    present = sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
+    if version is not None and (root / version).is_dir() and "/" not in version and version not in ("", ".", ".."):
+        return version
+    if version is None and len(present) == 1:
+        return present[0]
+    if present:
+        problem = f"there is no version {version!r}" if version is not None else "there are several versions"
+        raise InputRefused(f"{root}: {problem}; choose one of {', '.join(present)}.")
+    deeper = sorted({folder.parent.name for folder in root.glob("*/v1.0-*") if folder.is_dir()})
+    hint = f"; did you mean {root / deeper[0]}" if deeper else ""
+    raise InputRefused(f"{root}: no nuScenes tables here, expected a folder such as v1.0-mini{hint}.")
+
+
+def load_tables(root: Path, version: str) -> Tables:
+    """The checked tables of `root/version`, by table and token.
+
+    `sample_annotation` may be absent or empty (a test split); then the annotation tables are all empty.
+    Raises InputRefused for the first problem.
+    """
+    folder = root / version
+    annotated = (folder / "sample_annotation.json").exists()
+    tables: dict[str, dict[str, Row]] = {}
+    for name in _SCHEMA:
+        unannotated = name in _ANNOTATION_TABLES and not annotated
+        tables[name] = {} if unannotated else _read_table(folder / f"{name}.json", may_be_empty=name in _MAY_BE_EMPTY)
+    for name, fields in _SCHEMA.items():
+        for field in fields:
+            _check_field(folder / f"{name}.json", tables[name], field, tables[field.table] if field.table else None)
+    _check_cameras(folder, tables)
+    _check_scenes(folder, tables)
+    _check_keyframes(folder, tables)
+    _check_chains(folder, tables)
+    return tables
+
+
+def channel_of(tables: Tables, sample_data: Row) -> str:
+    """The channel (LIDAR_TOP ...) of a sample_data record."""
+    calibration = tables["calibrated_sensor"][sample_data["calibrated_sensor_token"]]
+    return str(tables["sensor"][calibration["sensor_token"]]["channel"])
+
+
+def _refuse(path: Path, token: str, field: str, expected: str, found: Any, others: int = 0) -> NoReturn:
+    shown = repr(found)
+    shown = shown if len(shown) <= 100 else shown[:100] + " ..."
+    more = f" (and {others} more such records)" if others else ""
+    raise InputRefused(f"{path}: record {token!r:.80}, field {field}: expected {expected}, found {shown}{more}.")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. NaN and Infinity, which JSON does not have, come as text and then fail their field's check."""
+    try:
+        return json.loads(path.read_text("utf-8-sig"), parse_constant=str)
+    except FileNotFoundError:
+        raise InputRefused(f"{path}: the file is missing.") from None
+    except json.JSONDecodeError as error:
+        problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise InputRefused(f"{path}: not valid JSON at {problem}; is the download complete?") from None
+    except RecursionError:
+        raise InputRefused(f"{path}: not readable as JSON: nested too deeply.") from None
+    except (OSError, ValueError) as error:
+        raise InputRefused(f"{path}: not readable as JSON: {error}.") from None
+
+
+def _read_table(path: Path, may_be_empty: bool) -> dict[str, Row]:
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise InputRefused(f"{path}: expected a list of records, found {type(rows).__name__}.")
+    if not rows and not may_be_empty:
+        raise InputRefused(f"{path}: expected at least one record, the list is empty.")
+    table: dict[str, Row] = {}
+    for position, row in enumerate(rows):
+        token = row.get("token") if isinstance(row, dict) else None
+        if not isinstance(token, str) or token == "":
+            raise InputRefused(f"{path}: record number {position + 1} has no field token (expected text, not empty).")
+        if table.setdefault(token, row) is not row and table[token] != row:
+            raise InputRefused(f"{path}: record {token!r}, field token: occurs twice with different contents.")
+    return table
+
+
+def _check_field(path: Path, rows: Mapping[str, Row], field: _Field, target: Mapping[str, Row] | None) -> None:
+    """Refuse the first record whose field is missing, of a wrong kind, or a token that is in no table."""
+    name, accepts = field.name, field.kind.accepts
+    for token, row in rows.items():
+        if name not in row:
+            _refuse(path, token, name, field.kind.expected, "no such field")
+        if not accepts(row[name]):
+            _refuse(path, token, name, field.kind.expected, row[name])
+    if target is None:
+        return
+    dangling: list[tuple[str, str]] = []
+    for token, row in rows.items():
+        references = row[name] if isinstance(row[name], list) else [row[name]]
+        dangling += [(token, to) for to in references if to not in target and not (field.optional and to == "")]
+    if dangling:
+        token, reference = dangling[0]
+        _refuse(path, token, name, f"a token of {field.table}.json", reference, others=len(dangling) - 1)
+
+
+def _check_cameras(folder: Path, tables: Tables) -> None:
+    """Cameras need a camera matrix, and their pictures a size."""
+    cameras = set()
+    for token, row in tables["calibrated_sensor"].items():
+        if tables["sensor"][row["sensor_token"]]["modality"] == "camera":
+            cameras.add(token)
+            if not row["camera_intrinsic"]:
+                _refuse(folder / "calibrated_sensor.json", token, "camera_intrinsic", "a 3 x 3 camera matrix", [])
+    for token, row in tables["sample_data"].items():
+        if row["calibrated_sensor_token"] in cameras:
+            for name in ("width", "height"):
+                if not _is_count(row.get(name)) or row[name] == 0:
+                    _refuse(folder / "sample_data.json", token, name, "a positive number of pixels", row.get(name))
+
+
+def _check_scenes(folder: Path, tables: Tables) -> None:
+    """A scene's name is its own, and it begins and ends with samples of its own."""
+    path = folder / "scene.json"
+    names: dict[str, str] = {}
+    for token, row in tables["scene"].items():
+        if names.setdefault(row["name"], token) != token:
+            _refuse(path, token, "name", "a name that no other scene has", row["name"])
+        for field in ("first_sample_token", "last_sample_token"):
+            if tables["sample"][row[field]]["scene_token"] != token:
+                _refuse(path, token, field, "a sample of this scene", row[field])
+
+
+def _check_keyframes(folder: Path, tables: Tables) -> None:
+    """Each sample has something recorded, and each channel once."""
+    path = folder / "sample_data.json"
+    seen: dict[tuple[str, str], str] = {}
+    for token, row in tables["sample_data"].items():
+        if row["is_key_frame"]:
+            channel = channel_of(tables, row)
+            if seen.setdefault((row["sample_token"], channel), token) != token:
+                _refuse(path, token, "is_key_frame", f"one keyframe of {channel} a sample", row["sample_token"])
+    unseen = tables["sample"].keys() - {sample for sample, _ in seen}
+    if unseen:
+        expected = "a keyframe in sample_data.json that names this sample"
+        _refuse(folder / "sample.json", min(unseen), "token", expected, "none", others=len(unseen) - 1)
+
+
+def _check_chains(folder: Path, tables: Tables) -> None:
+    """`prev` and `next` mirror each other, stay in one track of one scene, and time rises along them: no circles."""
+    samples = tables["sample"]
+
+    def sample_chain(row: Row) -> tuple[str, str, int]:
+        return row["scene_token"], "", row["timestamp"]
+
+    def sensor_chain(row: Row) -> tuple[str, str, int]:
+        return samples[row["sample_token"]]["scene_token"], channel_of(tables, row), row["timestamp"]
+
+    def track_chain(row: Row) -> tuple[str, str, int]:
+        sample = samples[row["sample_token"]]
+        return sample["scene_token"], row["instance_token"], sample["timestamp"]
+
+    for name, place in (("sample", sample_chain), ("sample_data", sensor_chain), ("sample_annotation", track_chain)):
+        path, rows = folder / f"{name}.json", tables[name]
+        for token, row in rows.items():
+            if row["prev"] and rows[row["prev"]]["next"] != token:
+                _refuse(path, token, "prev", "a record whose next leads back here", row["prev"])
+            if not row["next"]:
+                continue
+            later = rows[row["next"]]
+            if later["prev"] != token:
+                _refuse(path, token, "next", "a record whose prev leads back here", row["next"])
+            scene, track, time = place(row)
+            next_scene, next_track, next_time = place(later)
+            if (scene, track) != (next_scene, next_track):
+                _refuse(path, token, "next", "a record of the same scene and the same sensor or track", row["next"])
+            if next_time <= time:
+                expected = f"a later record (this one is at {time} us, the next at {next_time} us)"
+                _refuse(path, token, "next", expected, row["next"])
