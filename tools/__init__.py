@@ -14,9 +14,9 @@ def _refuse_foreign_datasets() -> None:
     if found is not None and found.parent.parent == root:
         return
     message = (
-        f"Bevel's own package 'datasets' ({root / 'datasets'}) is hidden by {found or 'nothing at all'}: another package "
-        "of that name (Hugging Face's) is installed here, so give Bevel a virtual environment of its own (make setup) "
-        "or run 'pip uninstall datasets'."
+        f"Bevel's own package 'datasets' ({root / 'datasets'}) is hidden by {found or 'nothing at all'}: another "
+        "package of that name (Hugging Face's) is installed here, so give Bevel a virtual environment of its own "
+        "(make setup) or run 'pip uninstall datasets'."
     )
     if Path(sys.argv[0]).name in ("bevel", "-m"):  # a command says one sentence; an import raises
         print(message, file=sys.stderr)

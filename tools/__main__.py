@@ -1,4 +1,4 @@
-"""The command `bevel`, which is `python -m tools`: picks the verb, reads its arguments, turns errors into exit codes."""
+"""The command `bevel`, which is `python -m tools`: picks the verb, reads its arguments, turns errors to exit codes."""
 
 import os
 import sys
@@ -87,7 +87,11 @@ def _run(verb: Verb, words: list[str]) -> int:
     module = import_module(f"tools.{verb.name}")
     try:
         parsed = tyro.cli(
-            getattr(module, verb.arguments), args=words, prog=f"bevel {verb.name}", description=_first_lines(module)
+            getattr(module, verb.arguments),
+            args=words,
+            prog=f"bevel {verb.name}",
+            description=_first_lines(module),
+            config=(tyro.conf.FlagCreatePairsOff,),
         )
     except SystemExit as stop:  # tyro has printed its help (0) or what is wrong (2)
         return stop.code if isinstance(stop.code, int) else ExitCode.USAGE

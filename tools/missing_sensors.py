@@ -7,14 +7,18 @@ from datasets.faults import FaultReason, SensorFault
 
 
 class MissingSensors:
-    """How often each channel was absent, and why. `detail` of the first fault of each kind is kept as the example."""
+    """In how many frames each channel was absent, and why, with the first fault of each kind as its example."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._examples: dict[tuple[str, str], str] = {}
+        self._seen: set[str] = set()
 
-    def add(self, faults: Iterable[SensorFault]) -> None:
-        """Count the faults of one frame or sample."""
+    def add(self, token: str, faults: Iterable[SensorFault]) -> None:
+        """Count the faults of the frame of this token; one that comes again (another epoch) counts once."""
+        if token in self._seen:
+            return
+        self._seen.add(token)
         for fault in faults:
             key = (fault.channel, fault.reason.value)
             self._counts[key] += 1
@@ -22,7 +26,7 @@ class MissingSensors:
 
     @property
     def counts(self) -> Mapping[tuple[str, str], int]:
-        """By (channel, reason); also those that were never recorded."""
+        """Frames by (channel, reason); also those that were never recorded."""
         return dict(self._counts)
 
     @property
@@ -34,7 +38,7 @@ class MissingSensors:
         """One line for each channel and reason, the most frequent first; one sentence where nothing was missing."""
         if not self._counts:
             return "Missing sensors: none."
-        lines = ["Missing sensors (channel, reason, how often, an example):"]
+        lines = ["Missing sensors (channel, reason, frames, an example):"]
         for key, count in sorted(self._counts.items(), key=lambda item: (-item[1], item[0])):
             channel, reason = key
             example = "" if reason == FaultReason.NOT_RECORDED.value else f"  {self._examples[key]}"

@@ -1,0 +1,56 @@
+"""The presets: complete configs, by name."""
+
+from collections.abc import Callable, Mapping
+
+from datasets.augment import BevAugmentation
+from datasets.faults import InputRefused
+from datasets.make_sample import SampleConfig
+from perception import presets
+from tools.run_config import RunConfig
+from tools.training.config import TrainingConfig
+
+
+def tiny() -> RunConfig:
+    """Learns on two CPU cores in minutes."""
+    return RunConfig(
+        sample=SampleConfig(image_height=128, image_width=352, lidar_sweeps=5, radar_sweeps=4),
+        detector=presets.tiny(),
+        training=TrainingConfig(
+            batch_size=2,
+            learning_rate=2e-3,
+            reference_batch_size=2,
+            steps=600,
+            ema_decay=0.99,
+            modality_dropout=0.1,
+            augmentation=BevAugmentation(),
+            workers=1,
+            checkpoint_interval=100,
+        ),
+    )
+
+
+def base() -> RunConfig:
+    """The published scale (BEVFusion, Liu et al. 2022; CRN, Kim et al. 2023): pictures of 256x704, ten sweeps."""
+    return RunConfig(
+        sample=SampleConfig(image_height=256, image_width=704, lidar_sweeps=10, radar_sweeps=6),
+        detector=presets.base(),
+        training=TrainingConfig(
+            batch_size=4,
+            learning_rate=4e-4,
+            reference_batch_size=32,
+            epochs=24,
+            augmentation=BevAugmentation(),
+            workers=4,
+            checkpoint_interval=1000,
+        ),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], RunConfig]] = {"tiny": tiny, "base": base}
+
+
+def preset(name: str) -> RunConfig:
+    """The preset of this name. Raises InputRefused for an unknown one, with those that there are."""
+    if name not in PRESETS:
+        raise InputRefused(f"there is no preset {name!r}; there are {', '.join(PRESETS)}.")
+    return PRESETS[name]()

@@ -1,0 +1,93 @@
+"""The whole configuration of a run in one frozen dataclass, and its JSON file."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from datasets.faults import InputRefused
+from datasets.make_sample import SampleConfig
+from perception.detector import DetectorConfig
+from tools.training.config import TrainingConfig
+
+_LARGEST_FILE = 1_000_000  # bytes; a config has a few kilobytes
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a sample is made of, the network, and how it is trained."""
+
+    sample: SampleConfig
+    detector: DetectorConfig
+    training: TrainingConfig
+
+
+def config_to_json(config: RunConfig) -> str:
+    """The config as indented JSON, every field written out."""
+    return _adapter().dump_json(config, indent=2).decode() + "\n"
+
+
+def config_from_json(text: str, source: str) -> RunConfig:
+    """The config in a JSON text. Fields that are left out take their defaults.
+
+    Raises InputRefused naming `source`, the field and the expected type for anything that does not fit, an unknown
+    field included: a misspelt option must not be ignored in silence.
+    """
+    adapter = _adapter()
+    try:
+        given = json.loads(text, parse_constant=_refuse_constant)
+        config = adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        found = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
+        raise InputRefused(f"{source}: {field}: {first['msg']}{found}{more}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputRefused(f"{source} is not valid JSON: {error}.") from error
+    unknown = _unknown_field(given, adapter.dump_python(config, mode="json"))
+    if unknown is not None:
+        raise InputRefused(f"{source}: {unknown}: there is no such field; remove it or correct its name.")
+    return config
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a config file. Raises InputRefused as `config_from_json` does."""
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise InputRefused(f"{path} is too large for a config: more than {_LARGEST_FILE} bytes.")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputRefused(f"{path} cannot be read as a config: {error}.") from error
+    return config_from_json(text, str(path))
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write a config file, atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(config_to_json(config))
+    temporary.replace(path)
+
+
+def _adapter() -> TypeAdapter[RunConfig]:
+    return TypeAdapter(RunConfig)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _unknown_field(given: Any, complete: Any, prefix: str = "") -> str | None:
+    """The first key of `given` that the complete config does not have."""
+    if not isinstance(given, dict) or not isinstance(complete, dict):
+        return None
+    for key, value in given.items():
+        if key not in complete:
+            return prefix + str(key)
+        found = _unknown_field(value, complete[key], f"{prefix}{key}.")
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,188 @@
+"""Train a detector on a nuScenes dataset; Ctrl-C saves a checkpoint, --resume goes on from there exactly."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from datasets.faults import InputRefused
+from tools.devices import DeviceChoice, limit_threads
+from tools.exit_codes import Degraded, Interrupted
+from tools.open_dataset import open_dataset
+from tools.presets import PRESETS, preset
+from tools.progress import duration_text
+from tools.run_config import RunConfig, read_config
+from tools.training.loading import MissingSensorsPolicy
+from tools.training.loop import TrainingLoop, TrainingSummary
+from tools.training.processes import Processes, join_processes
+from tools.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """What `bevel train` takes."""
+
+    config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
+    """A preset (tiny, base) or a config file (a run's config.json, changed or not)."""
+    data_root: Path
+    """The nuScenes dataroot: the folder that holds v1.0-mini or v1.0-trainval."""
+    version: str | None = None
+    """The folder of tables; may be left out where there is only one."""
+    split: str = "mini_train"
+    """What to train on: an official split, all, or scene names with commas."""
+    val_split: str | None = None
+    """Evaluate on this split at the end, through the official devkit."""
+    output: Path | None = None
+    """The run folder; default: runs/ and the preset's name."""
+    steps: int | None = None
+    """Train so many steps instead of what the config says."""
+    workers: int | None = None
+    """Loader processes instead of what the config says."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder."""
+    missing_sensors: MissingSensorsPolicy = "refuse"
+    """Stop at a sensor file that is missing or broken, or treat that sensor as unavailable."""
+    strict: bool = False
+    """Exit code 4 where sensors were missing."""
+    device: DeviceChoice = "auto"
+    threads: int | None = None
+    """CPU threads; default: as many as there are cores."""
+
+
+def train(arguments: TrainArguments) -> Path:
+    """Train and return the run folder.
+
+    Raises InputRefused for bad input, Interrupted after Ctrl-C (a checkpoint is saved), Diverged, CommandFailed, and
+    with `strict` Degraded where sensors were missing.
+    """
+    config = training_config(arguments)
+    limit_threads(arguments.threads)
+    run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
+    with join_processes(arguments.device) as processes:
+        summary = _train(arguments, config, run, processes)
+    if not summary.finished:
+        raise Interrupted(
+            f"Stopped after step {summary.steps} of {summary.total_steps}, checkpoint saved; go on with: "
+            f"{resume_command(arguments, run)}"
+        )
+    if arguments.val_split is not None and processes.first:
+        from tools.evaluate import EvaluateArguments, evaluate
+
+        evaluate(
+            EvaluateArguments(
+                run.path,
+                data_root=arguments.data_root,
+                version=arguments.version,
+                split=arguments.val_split,
+                output=run.path / f"evaluation-{arguments.val_split}",
+                missing_sensors=arguments.missing_sensors,
+                device=arguments.device,
+            )
+        )
+    if arguments.strict and summary.missing.broken_count:
+        raise Degraded(f"{summary.missing.broken_count} sensor readings were missing (--strict).", run.path)
+    return run.path
+
+
+def training_config(arguments: TrainArguments) -> RunConfig:
+    """The preset or the config file, with what the command line changes."""
+    if arguments.config in PRESETS:
+        config = preset(arguments.config)
+    elif Path(arguments.config).is_file():
+        config = read_config(Path(arguments.config))
+    else:
+        raise InputRefused(
+            f"{arguments.config} is neither a preset ({', '.join(PRESETS)}) nor a config file: see bevel train --help."
+        )
+    try:
+        if arguments.steps is not None:
+            config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))
+        if arguments.workers is not None:
+            config = replace(config, training=replace(config.training, workers=arguments.workers))
+    except ValueError as error:
+        raise InputRefused(f"On the command line: {error}.") from error
+    return config
+
+
+def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
+    """The command that goes on with this run."""
+    words = ["bevel", "train", arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
+    for option in ("version", "split", "val_split", "steps", "workers", "missing_sensors", "device", "threads"):
+        value = getattr(arguments, option)
+        if value != getattr(TrainArguments, option):
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    return shlex.join([*words, *(["--strict"] if arguments.strict else []), "--resume"])
+
+
+def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
+    settings = config.training
+    dataset = open_dataset(
+        arguments.data_root,
+        arguments.version,
+        arguments.split,
+        config.sample,
+        augmentation=settings.augmentation,
+        seed=settings.seed,
+    )
+    if not processes.first:
+        loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
+        return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)
+    with run.locked():
+        if arguments.resume:
+            refuse_other_config(run, config)
+        else:
+            run.start(config)
+        with run.log.open("a") as file:
+            log = _logger(file.write)
+            log(f"{'resuming' if arguments.resume else 'starting'}: {shlex.join(sys.argv)}")
+            loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
+            parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
+            log(
+                f"{len(dataset)} samples of {arguments.split}, {parameters / 1e6:.1f} M parameters, device "
+                f"{processes.device}, from step {loop.state.step}"
+            )
+            summary = loop.run(missing_sensors=arguments.missing_sensors, log=log)
+            log(summary_text(summary))
+            return summary
+
+
+def refuse_other_config(run: RunFolder, config: RunConfig) -> None:
+    """Raise InputRefused unless the run folder holds this config: another network or schedule is another run.
+
+    The number of loader processes may differ, it changes nothing.
+    """
+    if not run.config.is_file():
+        raise InputRefused(f"{run.path} holds no run to resume: it has no config.json.")
+    saved = read_config(run.config)
+    if replace(saved, training=replace(saved.training, workers=config.training.workers)) != config:
+        raise InputRefused(
+            f"{run.config} is another config than the one given: to resume, name that file as the config and give the "
+            "--steps of the first part."
+        )
+
+
+def summary_text(summary: TrainingSummary) -> str:
+    """What is printed at the end of a training."""
+    skipped = f", {summary.skipped_steps} skipped (not finite)" if summary.skipped_steps else ""
+    return (
+        f"{summary.steps} of {summary.total_steps} steps{skipped}, loss {summary.loss:.4f}, "
+        f"{duration_text(summary.seconds)}\n{summary.missing.table()}"
+    )
+
+
+def _logger(write: Callable[[str], object]) -> Callable[[str], None]:
+    def log(text: str) -> None:
+        write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+        # tqdm draws its bar on stderr: a line on stderr would break it, and it is the report that belongs on stdout.
+        print(text, flush=True)
+
+    return log
+
+
+def _say_nothing(text: str) -> None:
+    pass

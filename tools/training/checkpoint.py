@@ -1,0 +1,192 @@
+"""Checkpoints: safetensors and JSON, never a pickle; complete or not there; every byte accounted for.
+
+    checkpoints/step_00000500/   weights.safetensors      the moving average: what is evaluated
+                                 raw_weights.safetensors  the weights that training goes on from
+                                 optimizer.safetensors    Adam's moments, by parameter name
+                                 state.json               step, and what the run was trained on
+                                 manifest.json            the sha256 of each of these files
+    checkpoints/last             the name of the newest
+
+A checkpoint is written into a folder of another name, flushed to the disk and renamed. torch.load notices no flipped
+bit; the manifest does.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from datasets.faults import InputRefused
+from perception.weights import load_weights, save_weights
+from tools.training.ema import MovingAverage
+
+FORMAT = 1
+KEPT = 2  # the newest checkpoints that stay: if the disk spoils one, there is one before it
+
+_WEIGHTS, _RAW_WEIGHTS = "weights.safetensors", "raw_weights.safetensors"
+_OPTIMIZER, _STATE, _MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint says beside its tensors. Random numbers need no state: each step is seeded by its number."""
+
+    step: int
+    """Steps done, which is also the position in the order of the samples."""
+    updates: int
+    """Steps that changed the weights: those with finite numbers."""
+    nonfinite_in_a_row: int
+    processes: int
+    """Training processes: with another number the order of the samples would be another one."""
+    data_fingerprint: str
+    """Of the list of sample tokens."""
+    format: int = FORMAT
+
+
+def save_checkpoint(
+    folder: Path,
+    state: TrainingState,
+    network: nn.Module,
+    average: MovingAverage,
+    optimizer: Optimizer,
+    config_json: str,
+) -> Path:
+    """Write `folder`/step_N, point `last` at it and remove all but the newest KEPT. Returns the checkpoint's folder.
+
+    Raises OSError where the disk is full or read-only; the checkpoints before stay as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step_{state.step:08d}"
+    temporary = folder / f".step_{state.step:08d}.{os.getpid()}.tmp"
+    try:
+        temporary.mkdir()
+        save_weights(average.network, temporary / _WEIGHTS, config_json)
+        save_weights(network, temporary / _RAW_WEIGHTS, config_json)
+        write_flushed(temporary / _OPTIMIZER, save(_optimizer_tensors(network, optimizer)))
+        write_flushed(temporary / _STATE, json.dumps(asdict(state), indent=2).encode())
+        sums = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
+        write_flushed(temporary / _MANIFEST, json.dumps(sums, indent=2).encode())
+        if target.exists():  # a damaged one, or the same step once more
+            shutil.rmtree(target)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    write_atomically(folder / "last", f"{target.name}\n".encode())
+    for old in checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first; the empty list where there is no folder."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint that `last` names, or the newest where it names none. Raises InputRefused if there is none."""
+    found = checkpoints(folder)
+    if not found:
+        raise InputRefused(f"{folder} holds no checkpoint: start the training again in another folder.")
+    pointer = folder / "last"
+    named = pointer.read_text().strip() if pointer.is_file() else ""
+    return next((path for path in found if path.name == named), found[-1])
+
+
+def load_checkpoint(
+    checkpoint: Path, network: nn.Module, average: MovingAverage, optimizer: Optimizer
+) -> TrainingState:
+    """Put a checkpoint's tensors into the three and return its state.
+
+    Raises InputRefused, naming the file, for a checkpoint that is incomplete, changed on the disk, of another format
+    or of another network.
+    """
+    state = _read_state(checkpoint)
+    refuse_damage(checkpoint)
+    load_weights(average.network, checkpoint / _WEIGHTS)
+    load_weights(network, checkpoint / _RAW_WEIGHTS)
+    _load_optimizer(network, optimizer, checkpoint / _OPTIMIZER)
+    return state
+
+
+def refuse_damage(checkpoint: Path) -> None:
+    """Raise InputRefused unless the checkpoint's files are all there, with the bytes that were saved."""
+    names = (_WEIGHTS, _RAW_WEIGHTS, _OPTIMIZER, _STATE)
+    try:
+        sums = TypeAdapter(dict[str, str]).validate_json((checkpoint / _MANIFEST).read_bytes())
+        found = {name: _sha256(checkpoint / name) for name in names}
+    except (OSError, ValidationError) as error:
+        raise InputRefused(f"{checkpoint} is not a complete checkpoint: {error}.") from error
+    for name in names:
+        if found[name] != sums.get(name):
+            raise InputRefused(
+                f"{checkpoint / name} is not the file that was saved (its sha256 differs from {_MANIFEST}): "
+                "remove that checkpoint's folder to go on from the one before it."
+            )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk, rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write_flushed(temporary, data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_flushed(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_state(checkpoint: Path) -> TrainingState:
+    path = checkpoint / _STATE
+    try:
+        state = TypeAdapter(TrainingState).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputRefused(f"{path} is not the state of a training: {error}.") from error
+    if state.format != FORMAT:
+        raise InputRefused(f"{path}: format {state.format}, this Bevel reads format {FORMAT}.")
+    return state
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _optimizer_tensors(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in network.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def _load_optimizer(network: nn.Module, optimizer: Optimizer, path: Path) -> None:
+    try:
+        tensors: Mapping[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputRefused(f"{path} is not a readable safetensors file: {error}.") from error
+    parameters = dict(network.named_parameters())
+    optimizer.state.clear()
+    for full_name, value in tensors.items():
+        key, _, name = full_name.partition("/")
+        parameter = parameters.get(name)
+        if parameter is None or (key != "step" and value.shape != parameter.shape):
+            raise InputRefused(f"{path} belongs to another network: {full_name} does not fit.")
+        # Adam counts its steps on the CPU, and keeps its moments where the parameter is.
+        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)

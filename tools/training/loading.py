@@ -1,0 +1,119 @@
+"""Samples to batches in loader processes, and what can go wrong there said in one sentence."""
+
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.batch import Batch, collate
+from datasets.faults import InputRefused, SensorFault, refuse_faults
+from datasets.fusion_dataset import FusionDataset
+from datasets.sample import Sample
+from tools.exit_codes import CommandFailed
+from tools.training.order import EpochIndex
+
+MissingSensorsPolicy = Literal["refuse", "allow"]
+
+_TIMEOUT_SECONDS = 300  # a batch that takes longer hangs: a pipe in the place of a file, a network disk that is gone
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """A batch, and for each of its samples the sensors that it lacked."""
+
+    batch: Batch
+    faults: tuple[tuple[SensorFault, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """An InputRefused on its way out of a loader process: raised there, it would be a traceback."""
+
+    message: str
+
+
+class _SamplesByEpoch(Dataset[Sample | _Refusal]):
+    """The data set by (epoch, index), with the refusals as values."""
+
+    def __init__(self, dataset: FusionDataset, missing_sensors: MissingSensorsPolicy) -> None:
+        self._dataset = dataset
+        self._missing_sensors = missing_sensors
+
+    def __getitem__(self, epoch_index: EpochIndex) -> Sample | _Refusal:
+        epoch, index = epoch_index
+        try:
+            sample = self._dataset.sample(index, epoch)
+            if self._missing_sensors == "refuse":
+                refuse_faults(sample.faults)
+        except InputRefused as refusal:
+            return _Refusal(str(refusal))
+        return sample
+
+
+def load_batches(
+    dataset: FusionDataset, order: Iterable[list[EpochIndex]], *, workers: int, missing_sensors: MissingSensorsPolicy
+) -> Iterator[LoadedBatch]:
+    """The batches of `order`, one after another.
+
+    Raises InputRefused for a broken sensor file (with "refuse") or a table that contradicts itself, CommandFailed
+    where a loader process dies or hangs.
+    """
+    loader = DataLoader(
+        _SamplesByEpoch(dataset, missing_sensors),
+        batch_sampler=order,
+        collate_fn=_collate,
+        num_workers=workers,
+        # Forked, so that the loader processes share the tables of the data set (gigabytes for all of nuScenes) instead
+        # of each being sent a copy. What makes a forked child hang, the thread pools of OpenMP and OpenCV, is switched
+        # off in _start_worker.
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        timeout=_TIMEOUT_SECONDS if workers else 0,
+    )
+    try:
+        for loaded in loader:
+            if isinstance(loaded, _Refusal):
+                raise InputRefused(loaded.message)
+            yield loaded
+    except RuntimeError as error:
+        refuse_loader_failure(error)
+        raise
+
+
+def refuse_loader_failure(error: RuntimeError) -> None:
+    """Raise CommandFailed with one sentence if the error says that a loader process died or hung.
+
+    torch notices a death by a signal, so the error can come out of any line that runs while loaders do.
+    """
+    message = str(error)
+    if message.startswith("DataLoader worker (pid"):
+        first_line = message.splitlines()[0].rstrip(". ")
+        raise CommandFailed(
+            f"A loader process died ({first_line}): out of memory or of /dev/shm is the usual "
+            "reason; use a smaller training.batch_size or fewer training.workers."
+        ) from error
+    if message.startswith("DataLoader timed out"):
+        raise CommandFailed(
+            f"No batch came within {_TIMEOUT_SECONDS} s: a sensor file hangs when it is read."
+        ) from error
+
+
+def _collate(samples: list[Sample | _Refusal]) -> LoadedBatch | _Refusal:
+    whole: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, _Refusal):
+            return sample
+        whole.append(sample)
+    return LoadedBatch(collate(whole), tuple(sample.faults for sample in whole))
+
+
+def _start_worker(worker: int) -> None:
+    # One thread for each loader process: they are many. Ctrl-C is the training process's affair.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

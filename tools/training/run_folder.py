@@ -1,0 +1,122 @@
+"""The folder of one run, and a detector out of it.
+
+runs/NAME/  config.json          the whole RunConfig
+            environment.json     versions, git revision, machine, the command
+            metrics.jsonl        one line for each step
+            train.log            what was printed
+            tensorboard/         the same numbers for TensorBoard
+            checkpoints/         see tools/training/checkpoint.py
+            weights.safetensors  the result: the averaged weights
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from datasets.faults import InputRefused
+from perception.detector import Detector
+from perception.weights import load_weights
+from tools.run_config import RunConfig, config_to_json, read_config
+from tools.training.checkpoint import last_checkpoint, refuse_damage, write_atomically
+
+_PACKAGES = ("bevel", "torch", "numpy", "spconv-cu120", "open3d", "opencv-python", "nuscenes-devkit", "transformers")
+
+
+class RunFolder:
+    """The paths of a run, and the lock on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "train.log"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.weights = path / "weights.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder alone. Raises InputRefused where another training holds it; ends with the process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputRefused(f"another training is writing to {self.path}: choose another --output.") from error
+            yield
+
+    def start(self, config: RunConfig) -> None:
+        """Write config and environment of a new run. Raises InputRefused where the folder holds a run already."""
+        if self.config.exists():
+            raise InputRefused(f"{self.path} holds a run already: pass --resume to go on, or another --output.")
+        write_atomically(self.config, config_to_json(config).encode())
+        write_atomically(self.environment, (json.dumps(describe_environment(), indent=2) + "\n").encode())
+
+
+def load_detector(run: Path, device: torch.device | None = None) -> tuple[RunConfig, Detector]:
+    """The config of a run and its detector in eval mode, on the device (default CPU).
+
+    A run that is not finished gives the averaged weights of its last checkpoint. Raises InputRefused for a folder
+    that is no run, and for weights that do not fit its config.
+    """
+    folder = RunFolder(run)
+    if not folder.config.is_file():
+        raise InputRefused(f"{run} is no run folder: it has no config.json (bevel train writes one).")
+    config = read_config(folder.config)
+    if folder.weights.is_file():
+        weights = folder.weights
+    elif folder.checkpoints.is_dir():
+        checkpoint = last_checkpoint(folder.checkpoints)
+        refuse_damage(checkpoint)
+        weights = checkpoint / "weights.safetensors"
+    else:
+        raise InputRefused(f"{run} holds neither weights.safetensors nor a checkpoint: train it first.")
+    detector = Detector(config.detector)
+    load_weights(detector, weights)
+    return config, detector.to(device or torch.device("cpu")).eval()
+
+
+def describe_environment() -> dict[str, object]:
+    """What one needs to know to repeat a run: versions, git revision, machine, threads, the command line."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "command": sys.argv,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of this source tree, with `-modified` behind it where files differ; None outside git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty=-modified", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
