@@ -7,14 +7,14 @@ import torch
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES, CLASS_OF_CATEGORY, DETECTION_CLASSES
 from datasets.frames import Annotations
-from datasets.nuscenes.tables import Row, Tables
+from datasets.nuscenes.tables import Row, Tables, category_of
 
 _MAX_TIME_DIFFERENCE = 1.5
 
 
 def annotations_of(tables: Tables, rows: list[Row]) -> Annotations:
     """The sample_annotation records `rows` of one sample: those of the ten detection classes, ordered by token."""
-    categories = [_category(tables, row) for row in rows]
+    categories = [category_of(tables, row) for row in rows]
     kept = [
         (row, CLASS_OF_CATEGORY[name]) for row, name in zip(rows, categories, strict=True) if name in CLASS_OF_CATEGORY
     ]
@@ -69,10 +69,6 @@ def yaw_of_quaternion(rotation_wxyz: list[float]) -> float:
     """Heading of a rotation (w, x, y, z): where it turns the x axis to in the x-y plane, radians."""
     w, x, y, z = rotation_wxyz
     return math.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
-
-
-def _category(tables: Tables, row: Row) -> str:
-    return str(tables["category"][tables["instance"][row["instance_token"]]["category_token"]]["name"])
 
 
 def _attribute(tables: Tables, row: Row) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from calibration.rig import GpsFix
 from datasets.faults import InputRefused
-from datasets.nuscenes.tables import read_json
+from datasets.nuscenes.values import is_vector, read_json
 
 # A fix further away in time than this says nothing about an instant; a gap between messages longer than this is one.
 _MAX_FIX_AGE_US = 150_000
@@ -112,8 +112,8 @@ def _read_messages(path: Path, fields: dict[str, int]) -> tuple[NDArray[np.int64
 
 def _numbers(path: Path, message: dict[str, Any], name: str, length: int) -> list[float]:
     value = message.get(name)
-    numbers = value if isinstance(value, list) else [value]
-    if len(numbers) != length or not all(type(number) in (int, float) and abs(number) < 1e300 for number in numbers):
+    numbers: list[Any] = value if isinstance(value, list) else [value]
+    if not is_vector(numbers, length):
         expected = "a finite number" if length == 1 else f"{length} finite numbers"
         raise InputRefused(
             f"{path}: message at utime {message['utime']}, field {name}: expected {expected}, found {value!r:.100}."

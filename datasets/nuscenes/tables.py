@@ -5,96 +5,33 @@ table, the record's token, the field and what was expected. The order of records
 not in the schema below are ignored.
 """
 
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from datasets.faults import InputRefused
+from datasets.nuscenes.values import (
+    ATTRIBUTES,
+    COUNT,
+    FLAG,
+    INTRINSIC,
+    NAME,
+    PATH,
+    PIXELS,
+    QUATERNION,
+    SIZE,
+    TEXT,
+    TIME,
+    VECTOR,
+    Kind,
+    read_json,
+    refuse_value,
+)
 
 Row = dict[str, Any]
 # Table name -> token -> record.
 Tables = Mapping[str, Mapping[str, Row]]
-
-# Microseconds since 1970: a stamp outside the years 2000 to 2100 is in another unit.
-_EARLIEST_US, _LATEST_US = 946_684_800_000_000, 4_102_444_800_000_000
-
-
-def _is_text(value: Any) -> bool:
-    return type(value) is str
-
-
-def _is_name(value: Any) -> bool:
-    return type(value) is str and value != ""
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_flag(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _is_timestamp(value: Any) -> bool:
-    return type(value) is int and _EARLIEST_US <= value <= _LATEST_US
-
-
-def _is_vector(value: Any, length: int = 3) -> bool:
-    return (
-        type(value) is list
-        and len(value) == length
-        and all(type(number) is float or type(number) is int for number in value)
-        # A sum below the largest float also refuses integers that no float can hold.
-        and sum(map(abs, value)) < 1e300
-    )
-
-
-def _is_quaternion(value: Any) -> bool:
-    return _is_vector(value, 4) and abs(math.sqrt(sum(number * number for number in value)) - 1.0) <= 1e-3
-
-
-def _is_size(value: Any) -> bool:
-    return _is_vector(value) and min(value) > 0
-
-
-def _is_intrinsic(value: Any) -> bool:
-    if value == []:
-        return True
-    return type(value) is list and len(value) == 3 and all(map(_is_vector, value)) and value[0][0] > 0 < value[1][1]
-
-
-def _is_attribute_list(value: Any) -> bool:
-    return type(value) is list and len(value) <= 1 and all(map(_is_name, value))
-
-
-def _is_relative_path(value: Any) -> bool:
-    if not _is_name(value) or value.startswith("/") or "\0" in value:
-        return False
-    return ".." not in value or ".." not in value.split("/")
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What a field may hold."""
-
-    accepts: Callable[[Any], bool]
-    expected: str
-
-
-_TEXT = _Kind(_is_text, "text")
-_NAME = _Kind(_is_name, "text that is not empty")
-_COUNT = _Kind(_is_count, "a whole number >= 0")
-_FLAG = _Kind(_is_flag, "true or false")
-_TIME = _Kind(_is_timestamp, "a whole number of microseconds since 1970, in the years 2000 to 2100")
-_VECTOR = _Kind(_is_vector, "3 finite numbers")
-_QUATERNION = _Kind(_is_quaternion, "a rotation quaternion [w, x, y, z] of length 1")
-_SIZE = _Kind(_is_size, "3 positive numbers (width, length, height in metres)")
-_INTRINSIC = _Kind(_is_intrinsic, "a 3 x 3 camera matrix with positive focal lengths, or [] for other sensors")
-_ATTRIBUTES = _Kind(_is_attribute_list, "a list of at most one attribute token")
-_PATH = _Kind(_is_relative_path, "a path relative to the dataroot that does not leave it")
 
 
 @dataclass(frozen=True)
@@ -102,37 +39,37 @@ class _Field:
     """One field of a table. `table`: its values are tokens of that table. `optional`: or the empty string."""
 
     name: str
-    kind: _Kind = _NAME
+    kind: Kind = NAME
     table: str = ""
     optional: bool = False
 
 
 def _links(table: str) -> tuple[_Field, _Field]:
-    return _Field("prev", _TEXT, table, optional=True), _Field("next", _TEXT, table, optional=True)
+    return _Field("prev", TEXT, table, optional=True), _Field("next", TEXT, table, optional=True)
 
 
 _SCHEMA: dict[str, tuple[_Field, ...]] = {
     "sensor": (_Field("channel"), _Field("modality")),
     "calibrated_sensor": (
         _Field("sensor_token", table="sensor"),
-        _Field("translation", _VECTOR),
-        _Field("rotation", _QUATERNION),
-        _Field("camera_intrinsic", _INTRINSIC),
+        _Field("translation", VECTOR),
+        _Field("rotation", QUATERNION),
+        _Field("camera_intrinsic", INTRINSIC),
     ),
-    "ego_pose": (_Field("timestamp", _TIME), _Field("translation", _VECTOR), _Field("rotation", _QUATERNION)),
+    "ego_pose": (_Field("timestamp", TIME), _Field("translation", VECTOR), _Field("rotation", QUATERNION)),
     "scene": (
         _Field("name"),
         _Field("first_sample_token", table="sample"),
         _Field("last_sample_token", table="sample"),
     ),
-    "sample": (_Field("timestamp", _TIME), _Field("scene_token", table="scene"), *_links("sample")),
+    "sample": (_Field("timestamp", TIME), _Field("scene_token", table="scene"), *_links("sample")),
     "sample_data": (
         _Field("sample_token", table="sample"),
         _Field("ego_pose_token", table="ego_pose"),
         _Field("calibrated_sensor_token", table="calibrated_sensor"),
-        _Field("timestamp", _TIME),
-        _Field("is_key_frame", _FLAG),
-        _Field("filename", _PATH),
+        _Field("timestamp", TIME),
+        _Field("is_key_frame", FLAG),
+        _Field("filename", PATH),
         *_links("sample_data"),
     ),
     "category": (_Field("name"),),
@@ -141,12 +78,12 @@ _SCHEMA: dict[str, tuple[_Field, ...]] = {
     "sample_annotation": (
         _Field("sample_token", table="sample"),
         _Field("instance_token", table="instance"),
-        _Field("attribute_tokens", _ATTRIBUTES, table="attribute"),
-        _Field("translation", _VECTOR),
-        _Field("size", _SIZE),
-        _Field("rotation", _QUATERNION),
-        _Field("num_lidar_pts", _COUNT),
-        _Field("num_radar_pts", _COUNT),
+        _Field("attribute_tokens", ATTRIBUTES, table="attribute"),
+        _Field("translation", VECTOR),
+        _Field("size", SIZE),
+        _Field("rotation", QUATERNION),
+        _Field("num_lidar_pts", COUNT),
+        _Field("num_radar_pts", COUNT),
         *_links("sample_annotation"),
     ),
 }
@@ -203,26 +140,10 @@ def channel_of(tables: Tables, sample_data: Row) -> str:
     return str(tables["sensor"][calibration["sensor_token"]]["channel"])
 
 
-def _refuse(path: Path, token: str, field: str, expected: str, found: Any, others: int = 0) -> NoReturn:
-    shown = repr(found)
-    shown = shown if len(shown) <= 100 else shown[:100] + " ..."
-    more = f" (and {others} more such records)" if others else ""
-    raise InputRefused(f"{path}: record {token!r:.80}, field {field}: expected {expected}, found {shown}{more}.")
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file. NaN and Infinity, which JSON does not have, come as text and then fail their field's check."""
-    try:
-        return json.loads(path.read_text("utf-8-sig"), parse_constant=str)
-    except FileNotFoundError:
-        raise InputRefused(f"{path}: the file is missing.") from None
-    except json.JSONDecodeError as error:
-        problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise InputRefused(f"{path}: not valid JSON at {problem}; is the download complete?") from None
-    except RecursionError:
-        raise InputRefused(f"{path}: not readable as JSON: nested too deeply.") from None
-    except (OSError, ValueError) as error:
-        raise InputRefused(f"{path}: not readable as JSON: {error}.") from None
+def category_of(tables: Tables, sample_annotation: Row) -> str:
+    """The category (vehicle.car ...) of a sample_annotation record."""
+    instance = tables["instance"][sample_annotation["instance_token"]]
+    return str(tables["category"][instance["category_token"]]["name"])
 
 
 def _read_table(path: Path, may_be_empty: bool) -> dict[str, Row]:
@@ -246,9 +167,9 @@ def _check_field(path: Path, rows: Mapping[str, Row], field: _Field, target: Map
     name, accepts = field.name, field.kind.accepts
     for token, row in rows.items():
         if name not in row:
-            _refuse(path, token, name, field.kind.expected, "no such field")
+            refuse_value(path, token, name, field.kind.expected, "no such field")
         if not accepts(row[name]):
-            _refuse(path, token, name, field.kind.expected, row[name])
+            refuse_value(path, token, name, field.kind.expected, row[name])
     if target is None:
         return
     dangling: list[tuple[str, str]] = []
@@ -257,7 +178,7 @@ def _check_field(path: Path, rows: Mapping[str, Row], field: _Field, target: Map
         dangling += [(token, to) for to in references if to not in target and not (field.optional and to == "")]
     if dangling:
         token, reference = dangling[0]
-        _refuse(path, token, name, f"a token of {field.table}.json", reference, others=len(dangling) - 1)
+        refuse_value(path, token, name, f"a token of {field.table}.json", reference, others=len(dangling) - 1)
 
 
 def _check_cameras(folder: Path, tables: Tables) -> None:
@@ -267,12 +188,12 @@ def _check_cameras(folder: Path, tables: Tables) -> None:
         if tables["sensor"][row["sensor_token"]]["modality"] == "camera":
             cameras.add(token)
             if not row["camera_intrinsic"]:
-                _refuse(folder / "calibrated_sensor.json", token, "camera_intrinsic", "a 3 x 3 camera matrix", [])
+                refuse_value(folder / "calibrated_sensor.json", token, "camera_intrinsic", "a 3 x 3 camera matrix", [])
     for token, row in tables["sample_data"].items():
         if row["calibrated_sensor_token"] in cameras:
             for name in ("width", "height"):
-                if not _is_count(row.get(name)) or row[name] == 0:
-                    _refuse(folder / "sample_data.json", token, name, "a positive number of pixels", row.get(name))
+                if not PIXELS.accepts(row.get(name)):
+                    refuse_value(folder / "sample_data.json", token, name, PIXELS.expected, row.get(name))
 
 
 def _check_scenes(folder: Path, tables: Tables) -> None:
@@ -281,10 +202,10 @@ def _check_scenes(folder: Path, tables: Tables) -> None:
     names: dict[str, str] = {}
     for token, row in tables["scene"].items():
         if names.setdefault(row["name"], token) != token:
-            _refuse(path, token, "name", "a name that no other scene has", row["name"])
+            refuse_value(path, token, "name", "a name that no other scene has", row["name"])
         for field in ("first_sample_token", "last_sample_token"):
             if tables["sample"][row[field]]["scene_token"] != token:
-                _refuse(path, token, field, "a sample of this scene", row[field])
+                refuse_value(path, token, field, "a sample of this scene", row[field])
 
 
 def _check_keyframes(folder: Path, tables: Tables) -> None:
@@ -295,11 +216,11 @@ def _check_keyframes(folder: Path, tables: Tables) -> None:
         if row["is_key_frame"]:
             channel = channel_of(tables, row)
             if seen.setdefault((row["sample_token"], channel), token) != token:
-                _refuse(path, token, "is_key_frame", f"one keyframe of {channel} a sample", row["sample_token"])
+                refuse_value(path, token, "is_key_frame", f"one keyframe of {channel} a sample", row["sample_token"])
     unseen = tables["sample"].keys() - {sample for sample, _ in seen}
     if unseen:
         expected = "a keyframe in sample_data.json that names this sample"
-        _refuse(folder / "sample.json", min(unseen), "token", expected, "none", others=len(unseen) - 1)
+        refuse_value(folder / "sample.json", min(unseen), "token", expected, "none", others=len(unseen) - 1)
 
 
 def _check_chains(folder: Path, tables: Tables) -> None:
@@ -320,16 +241,18 @@ def _check_chains(folder: Path, tables: Tables) -> None:
         path, rows = folder / f"{name}.json", tables[name]
         for token, row in rows.items():
             if row["prev"] and rows[row["prev"]]["next"] != token:
-                _refuse(path, token, "prev", "a record whose next leads back here", row["prev"])
+                refuse_value(path, token, "prev", "a record whose next leads back here", row["prev"])
             if not row["next"]:
                 continue
             later = rows[row["next"]]
             if later["prev"] != token:
-                _refuse(path, token, "next", "a record whose prev leads back here", row["next"])
+                refuse_value(path, token, "next", "a record whose prev leads back here", row["next"])
             scene, track, time = place(row)
             next_scene, next_track, next_time = place(later)
             if (scene, track) != (next_scene, next_track):
-                _refuse(path, token, "next", "a record of the same scene and the same sensor or track", row["next"])
+                refuse_value(
+                    path, token, "next", "a record of the same scene and the same sensor or track", row["next"]
+                )
             if next_time <= time:
                 expected = f"a later record (this one is at {time} us, the next at {next_time} us)"
-                _refuse(path, token, "next", expected, row["next"])
+                refuse_value(path, token, "next", expected, row["next"])
