@@ -131,3 +131,22 @@ def chip(picture: UInt8[Tensor, "H W 3"], left: int, top: int, width: int, heigh
     """Darken a rectangle so that text on it can be read."""
     patch = picture[max(top, 0) : top + height, max(left, 0) : left + width]
     patch.copy_((patch.float() * (1.0 - opacity)).to(torch.uint8))
+
+
+def png_bytes(picture: UInt8[Tensor, "H W 3"]) -> bytes:
+    """The picture as a PNG file."""
+    return _encoded(picture, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 6])
+
+
+def jpeg_bytes(picture: UInt8[Tensor, "H W 3"], quality: int = 90) -> bytes:
+    """The picture as a JPEG file."""
+    return _encoded(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def _encoded(picture: UInt8[Tensor, "H W 3"], extension: str, options: list[int]) -> bytes:
+    written, data = cv2.imencode(extension, cv2.cvtColor(picture.numpy(), cv2.COLOR_RGB2BGR), options)
+    if not written:
+        raise ValueError(
+            f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels cannot be written as {extension}"
+        )
+    return data.tobytes()
