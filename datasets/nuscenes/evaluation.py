@@ -124,7 +124,7 @@ def _stage_tables(tables: Tables, samples: set[str], target: Path) -> None:
     }
     poses = {row["ego_pose_token"] for row in lidar.values()}
     kept: dict[str, Collection[Row]] = {name: rows.values() for name, rows in tables.items()}
-    kept["sample"] = [tables["sample"][token] for token in sorted(samples)]
+    kept["sample"] = [row for token, row in tables["sample"].items() if token in samples]
     kept["sample_data"] = lidar.values()
     kept["ego_pose"] = [tables["ego_pose"][token] for token in sorted(poses)]
     kept["sample_annotation"] = [row for row in tables["sample_annotation"].values() if row["sample_token"] in samples]
