@@ -1,0 +1,1 @@
+"""How the sensors' BEVs become one."""

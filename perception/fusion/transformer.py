@@ -1,0 +1,76 @@
+"""The BEV mid-fusion transformer: modalities attend at each cell, then cells attend to their neighbourhood."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from perception.bev_neck import CellNorm
+from perception.fusion.modality_attention import ModalityAttention
+from perception.fusion.window_attention import WindowLayer
+from perception.grid import BevGrid
+
+
+@dataclass(frozen=True)
+class FusionTransformerConfig:
+    """`layers` of window attention (every second one shifted) over patches of `stride` x `stride` cells.
+
+    `width`: channels of a patch. `window`: patches along a window's side. `expansion`: of the feed-forward layers.
+    """
+
+    layers: int = 2
+    width: int = 64
+    heads: int = 4
+    window: int = 8
+    stride: int = 2
+    expansion: int = 2
+
+
+class BevFusionTransformer(nn.Module):
+    """Any subset of camera, LiDAR, radar and pose to one BEV; one set of weights serves all subsets.
+
+    First each cell fuses its modalities at the full resolution, where objects are apart (`ModalityAttention`); then
+    patches of cells look around in shifted windows (`WindowLayer`, after Swin, Liu et al. 2021), which needs reach
+    rather than resolution; what they find is added to the cells.
+    """
+
+    def __init__(self, config: FusionTransformerConfig, grid: BevGrid, channels: int) -> None:
+        super().__init__()
+        rows, columns = grid.shape
+        if rows % config.stride or columns % config.stride:
+            raise ValueError(
+                f"a BEV of {rows} x {columns} cells is no whole number of patches of {config.stride} cells"
+            )
+        self.at_cells = ModalityAttention(channels, config.heads)
+        self.to_patches = nn.Conv2d(channels, config.width, config.stride, config.stride)
+        self.row_position = nn.Parameter(torch.randn(rows // config.stride, 1, config.width) * 0.02)
+        self.column_position = nn.Parameter(torch.randn(1, columns // config.stride, config.width) * 0.02)
+        self.layers = nn.ModuleList(
+            WindowLayer(config.width, config.heads, config.window, bool(index % 2), config.expansion)
+            for index in range(config.layers)
+        )
+        self.to_cells = nn.ConvTranspose2d(config.width, channels, config.stride, config.stride)
+        self.norm = CellNorm(channels)
+
+    def forward(
+        self,
+        modality_bevs: Float[Tensor, "B 3 C Y X"],
+        pose: Float[Tensor, "B C"],
+        availability: Bool[Tensor, "B 4"],
+    ) -> tuple[Float[Tensor, "B C Y X"], Float[Tensor, "B 4 Y X"]]:
+        """The fused BEV, and how much each modality weighs at each cell.
+
+        modality_bevs: camera, LiDAR, radar. availability and the weights: in the order of datasets.batch.MODALITIES.
+        What stands in the BEV (or the pose) of a modality that is not available has no influence at all; with none
+        available every sample gets the same learned BEV. Weights lie in [0, 1] and are 0 for an absent modality.
+        """
+        rows, columns = modality_bevs.shape[-2:]
+        sensors = modality_bevs.permute(0, 1, 3, 4, 2).flatten(2, 3)  # channels last, as the branches lay them out
+        cells, weights = self.at_cells(sensors, pose, availability)
+        bev = cells.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+        patches = self.to_patches(bev).permute(0, 2, 3, 1) + self.row_position + self.column_position
+        for layer in self.layers:
+            patches = layer(patches)
+        bev = bev + self.to_cells(patches.permute(0, 3, 1, 2))
+        return self.norm(bev), weights.unflatten(-1, (rows, columns))

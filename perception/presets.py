@@ -1,0 +1,59 @@
+"""Complete detector configurations. A preset is a function; nothing inherits from anything."""
+
+from perception.backbone import BackboneConfig
+from perception.bev_neck import BevNeckConfig
+from perception.camera_branch import CameraConfig
+from perception.center_head import CenterHeadConfig
+from perception.detector import DetectorConfig
+from perception.fusion.transformer import FusionTransformerConfig
+from perception.grid import BevGrid
+from perception.lidar_branch import LidarConfig, PillarEncoderConfig, VoxelEncoderConfig
+from perception.pose_encoder import PoseConfig
+from perception.radar_branch import RadarConfig
+from perception.view_transform import LiftSplatConfig
+
+
+def tiny() -> DetectorConfig:
+    """Learns on two CPU cores in minutes: +-51.2 m, BEV cells of 0.8 m, pillars and peaks of 0.4 m.
+
+    Made for pictures of about 128 x 352.
+    """
+    return DetectorConfig(
+        grid=BevGrid((-51.2, 51.2), (-51.2, 51.2), 0.8),
+        channels=48,
+        camera=CameraConfig(
+            backbone=BackboneConfig(
+                layer="basic", embedding=16, widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), stride=8, channels=48
+            ),
+            lift_splat=LiftSplatConfig(depth_range=(1.0, 57.0), depth_bins=56),
+            width=32,
+            neck=BevNeckConfig((32, 64), (1, 2)),
+        ),
+        lidar=LidarConfig(PillarEncoderConfig((24, 48), (1, 1)), BevNeckConfig((48, 64), (1, 2))),
+        radar=RadarConfig(width=24, blocks=1, neck=BevNeckConfig((24, 48), (1, 1))),
+        pose=PoseConfig(width=32),
+        fusion=FusionTransformerConfig(layers=2, width=64, heads=4, window=8, stride=2),
+        head=CenterHeadConfig(channels=32, hidden=64, upsample=2),
+    )
+
+
+def base() -> DetectorConfig:
+    """The published scale (BEVFusion, Liu et al. 2023): +-54 m, 180 x 180 cells of 0.6 m, voxels of 0.075 m, ResNet-50.
+
+    Made for pictures of 256 x 704 and ten LiDAR sweeps, trained on GPUs.
+    """
+    return DetectorConfig(
+        grid=BevGrid((-54.0, 54.0), (-54.0, 54.0), 0.6),
+        channels=256,
+        camera=CameraConfig(
+            backbone=BackboneConfig(stride=8),
+            lift_splat=LiftSplatConfig(depth_range=(1.0, 60.0), depth_bins=118),
+            width=80,
+            neck=BevNeckConfig((80, 160), (2, 4)),
+        ),
+        lidar=LidarConfig(VoxelEncoderConfig((16, 32, 64, 128)), BevNeckConfig((128, 256), (6, 6))),
+        radar=RadarConfig(width=64, blocks=2, neck=BevNeckConfig((64, 128), (2, 3))),
+        pose=PoseConfig(width=128),
+        fusion=FusionTransformerConfig(layers=4, width=256, heads=8, window=10, stride=2),
+        head=CenterHeadConfig(channels=128, hidden=256, upsample=1),
+    )

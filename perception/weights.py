@@ -1,0 +1,101 @@
+"""A detector's weights in one safetensors file, with the config that built it and a checksum for each tensor."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from datasets.faults import InputRefused
+
+_FORMAT = "bevel-weights-1"
+
+
+def save_weights(detector: nn.Module, path: Path, config_json: str) -> None:
+    """Write the weights and buffers, with any JSON text as the config, atomically.
+
+    Checksums are kept because neither safetensors nor torch notices a flipped bit. Raises OSError where the file cannot
+    be written; a file that stood there before is then untouched.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
+    checksums = {name: _checksum(value) for name, value in tensors.items()}
+    metadata = {"format": _FORMAT, "config": config_json, "crc32": json.dumps(checksums)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_weights_config(path: Path) -> str:
+    """The config text that the weights were saved with. Raises InputRefused as `load_weights` does."""
+    return _read(path)[0]
+
+
+def load_weights(detector: nn.Module, path: Path) -> None:
+    """Load weights into a detector of the same config.
+
+    Raises InputRefused, naming the file and the first tensor that does not fit, for a file that is missing, cut,
+    damaged, not ours, or of another architecture. The detector is changed only if everything fits.
+    """
+    _, tensors = _read(path)
+    expected = detector.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    if missing or unexpected:
+        kind, names = ("lacks", missing) if missing else ("has the unknown tensor", unexpected)
+        raise InputRefused(
+            f"{path} {kind} {names[0]} ({len(missing)} missing, {len(unexpected)} unexpected): "
+            "it belongs to a detector of another config; build the detector from the file's own."
+        )
+    for name, value in tensors.items():
+        want = expected[name]
+        if value.shape != want.shape or value.dtype != want.dtype:
+            raise InputRefused(
+                f"{path}: {name} is {_describe(value)} where this detector has {_describe(want)}: "
+                "it belongs to a detector of another config; build the detector from the file's own."
+            )
+    detector.load_state_dict(tensors)
+
+
+def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """Config text and tensors of a file, checksums verified."""
+    if not path.is_file():
+        raise InputRefused(f"{path}: there is no such weights file.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputRefused(f"{path} is not a readable weights file: {error}. Copy or train it again.") from error
+    if metadata.get("format") != _FORMAT:
+        raise InputRefused(
+            f"{path}: format {metadata.get('format')!r}, expected {_FORMAT!r}: not a Bevel weights file."
+        )
+    try:
+        checksums = json.loads(metadata["crc32"])
+        config = metadata["config"]
+    except (KeyError, ValueError) as error:
+        raise InputRefused(f"{path}: its metadata is damaged ({error!r}). Copy or train it again.") from error
+    for name, value in tensors.items():
+        if checksums.get(name) != _checksum(value):
+            raise InputRefused(
+                f"{path}: tensor {name} does not match its checksum: the file is damaged. Copy it again."
+            )
+    return config, tensors
+
+
+def _checksum(value: Tensor) -> int:
+    return zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _describe(value: Tensor) -> str:
+    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -1,0 +1,131 @@
+"""Batches of random data that look like driving: for tests of the network, which need shapes and not a world."""
+
+import math
+
+import torch
+
+from datasets.batch import Batch, collate
+from datasets.boxes import Boxes3D
+from datasets.classes import ATTRIBUTES_OF_CLASS
+from datasets.sample import Sample
+from perception.backbone import BackboneConfig
+from perception.bev_neck import BevNeckConfig
+from perception.camera_branch import CameraConfig
+from perception.center_head import CenterHeadConfig
+from perception.detector import DetectorConfig
+from perception.fusion.transformer import FusionTransformerConfig
+from perception.grid import BevGrid
+from perception.lidar_branch import LidarConfig, PillarEncoderConfig
+from perception.pose_encoder import PoseConfig
+from perception.radar_branch import RadarConfig
+from perception.view_transform import LiftSplatConfig
+
+
+def random_batch(
+    batch_size: int,
+    generator: torch.Generator,
+    image_size: tuple[int, int] = (64, 96),
+    lidar_points: int = 2000,
+    radar_points: int = 60,
+    boxes: int = 6,
+    reach: float = 20.0,
+) -> Batch:
+    """Samples with six cameras looking all round, points and boxes within `reach` metres, five radars, five states."""
+    return collate(
+        [
+            random_sample(str(index), generator, image_size, lidar_points, radar_points, boxes, reach)
+            for index in range(batch_size)
+        ]
+    )
+
+
+def random_sample(
+    token: str,
+    generator: torch.Generator,
+    image_size: tuple[int, int],
+    lidar_points: int,
+    radar_points: int,
+    boxes: int,
+    reach: float,
+) -> Sample:
+    height, width = image_size
+    intrinsics = torch.tensor([[0.8 * width, 0.0, width / 2], [0.0, 0.8 * width, height / 2], [0.0, 0.0, 1.0]])
+    motion = torch.randn(5, 11, generator=generator)
+    targets = random_boxes(boxes, generator, reach)
+    return Sample(
+        token=token,
+        scene_name="random",
+        timestamp_us=0,
+        images=torch.randint(0, 256, (6, 3, height, width), generator=generator, dtype=torch.uint8),
+        intrinsics=intrinsics.expand(6, 3, 3).clone(),
+        ego_from_cam=torch.stack([_camera_pose(index * math.pi / 3) for index in range(6)]),
+        camera_available=torch.ones(6, dtype=torch.bool),
+        lidar_points=_points(lidar_points, 5, generator, reach),
+        lidar_available=True,
+        radar_points=_points(radar_points, 7, generator, reach),
+        radar_available=torch.ones(5, dtype=torch.bool),
+        ego_motion=motion,
+        ego_motion_valid=torch.ones(5, dtype=torch.bool),
+        global_from_ego=torch.eye(4, dtype=torch.float64),
+        boxes=targets,
+        faults=(),
+    )
+
+
+def random_boxes(count: int, generator: torch.Generator, reach: float = 20.0) -> Boxes3D:
+    """Boxes of all classes with centres within `reach` metres along x and y."""
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    labels = torch.randint(0, 10, (count,), generator=generator)
+    picks = torch.randint(0, 6, (count,), generator=generator).tolist()
+    allowed = [ATTRIBUTES_OF_CLASS[label] for label in labels.tolist()]
+    attributes = [options[pick % len(options)] if options else -1 for options, pick in zip(allowed, picks, strict=True)]
+    return Boxes3D(
+        centers=torch.cat([uniform(-reach, reach, count, 2), uniform(0.0, 2.0, count, 1)], dim=1),
+        sizes_wlh=uniform(0.5, 4.0, count, 3),
+        yaws=uniform(-math.pi, math.pi, count),
+        velocities=uniform(-5.0, 5.0, count, 2),
+        labels=labels,
+        scores=torch.ones(count),
+        attributes=torch.tensor(attributes, dtype=torch.int64),
+    )
+
+
+def _points(count: int, columns: int, generator: torch.Generator, reach: float) -> torch.Tensor:
+    points = torch.rand(count, columns, generator=generator)
+    points[:, :2] = (points[:, :2] * 2 - 1) * reach
+    points[:, 2] = points[:, 2] * 4 - 1
+    return points
+
+
+def _camera_pose(yaw: float) -> torch.Tensor:
+    """ego_from_cam of a camera 1.5 m up that looks along this yaw."""
+    forward = torch.tensor([math.cos(yaw), math.sin(yaw), 0.0])
+    right = torch.tensor([math.sin(yaw), -math.cos(yaw), 0.0])
+    pose = torch.eye(4)
+    pose[:3, :3] = torch.stack([right, torch.tensor([0.0, 0.0, -1.0]), forward], dim=1)
+    pose[:3, 3] = torch.tensor([0.0, 0.0, 1.5])
+    return pose
+
+
+def small_config() -> DetectorConfig:
+    """A detector with every part of the real ones, as small as it works: fast enough for many runs in a test."""
+    return DetectorConfig(
+        grid=BevGrid((-25.6, 25.6), (-25.6, 25.6), 1.6),
+        channels=16,
+        camera=CameraConfig(
+            backbone=BackboneConfig(
+                layer="basic", embedding=8, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), stride=8, channels=16
+            ),
+            lift_splat=LiftSplatConfig(depth_range=(1.0, 31.0), depth_bins=10),
+            width=8,
+            neck=BevNeckConfig((16,), (1,)),
+        ),
+        lidar=LidarConfig(PillarEncoderConfig((8, 16), (1, 1)), BevNeckConfig((16,), (1,))),
+        radar=RadarConfig(width=8, blocks=1, neck=BevNeckConfig((16,), (1,))),
+        pose=PoseConfig(width=8),
+        fusion=FusionTransformerConfig(layers=2, width=16, heads=2, window=4),
+        head=CenterHeadConfig(channels=16, hidden=16),
+    )

@@ -1,0 +1,233 @@
+"""The whole detector: every subset of sensors, masks, batches, and modality dropout."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from datasets.batch import MODALITIES, Batch, PointBatch
+from datasets.boxes import Boxes3D
+from perception.detector import Detector, Predictions
+from perception.modality_dropout import drop_modalities, mask_modalities
+from perception.presets import base, tiny
+from tests.random_batch import random_batch, small_config
+
+
+def detector() -> Detector:
+    torch.manual_seed(0)
+    return Detector(small_config())
+
+
+def batch_of(count: int) -> Batch:
+    return random_batch(count, torch.Generator().manual_seed(1))
+
+
+def assert_same(a: Predictions, b: Predictions) -> None:
+    assert torch.equal(a.bev, b.bev)
+    assert torch.equal(a.modality_weights, b.modality_weights)
+    assert torch.equal(a.head.heatmap_logits, b.head.heatmap_logits)
+    assert torch.equal(a.head.features, b.head.features)
+
+
+def assert_same_boxes(a: list[Boxes3D], b: list[Boxes3D]) -> None:
+    for one, other in zip(a, b, strict=True):
+        for name in Boxes3D.__dataclass_fields__:
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_every_subset_of_sensors_trains_and_detects() -> None:
+    """All 2^3 - 1 subsets of camera, LiDAR and radar, with and without pose; and nothing at all."""
+    network, full = detector(), batch_of(2)
+    for present in itertools.product([True, False], repeat=4):
+        absent = [name for name, here in zip(MODALITIES, present, strict=True) if not here]
+        batch = full.without(*absent)
+        network.zero_grad()
+        predictions = network(batch)
+        losses = network.losses(predictions, batch.boxes)
+        losses.total.backward()
+        assert losses.total.isfinite(), absent
+        assert torch.allclose(losses.total, torch.stack(list(losses.parts.values())).sum())
+        for name, parameter in network.named_parameters():
+            # Parameters of an absent modality get no gradient or zeros, all others get one.
+            owner = name.split(".")[0]
+            if name.startswith("fusion.at_cells.sensors."):
+                owner = MODALITIES[int(name.split(".")[3])]
+            if name.startswith("fusion.at_cells.pose."):
+                owner = "pose"
+            if owner in absent:
+                assert parameter.grad is None or (parameter.grad == 0).all(), (name, absent)
+            elif any(present) or not name.startswith("fusion.at_cells"):
+                assert parameter.grad is not None, (name, absent)
+                assert parameter.grad.isfinite().all(), (name, absent)
+                if any(present):
+                    assert (parameter.grad != 0).any(), (name, absent)
+        found = network.detect(batch)
+        assert len(found) == 2
+        for boxes in found:
+            assert boxes.centers.isfinite().all()
+            assert boxes.sizes_wlh.isfinite().all()
+            assert boxes.velocities.isfinite().all()
+
+
+def test_detectors_built_without_a_branch_run() -> None:
+    batch = batch_of(1)
+    for name in MODALITIES:
+        torch.manual_seed(0)
+        network = Detector(replace(small_config(), **{name: None}))
+        assert not any(parameter.startswith(f"{name}.") for parameter, _ in network.named_parameters())
+        predictions = network(batch)
+        assert (predictions.modality_weights[:, MODALITIES.index(name)] == 0).all()
+        assert network.losses(predictions, batch.boxes).total.isfinite()
+
+
+def with_garbage(batch: Batch, value: float) -> Batch:
+    """The batch with garbage in everything that belongs to an unavailable sensor."""
+
+    def spoil(available: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+        wide = available.view(*available.shape, *[1] * (data.dim() - available.dim()))
+        return torch.where(wide, data, torch.full_like(data, 77 if data.dtype == torch.uint8 else value))
+
+    def spoil_points(available: torch.Tensor, cloud: PointBatch) -> PointBatch:
+        return replace(cloud, points=spoil(available[cloud.sample_index], cloud.points))
+
+    return replace(
+        batch,
+        images=spoil(batch.camera_available, batch.images),
+        intrinsics=spoil(batch.camera_available, batch.intrinsics),
+        ego_from_cam=spoil(batch.camera_available, batch.ego_from_cam),
+        lidar=spoil_points(batch.lidar_available, batch.lidar),
+        radar=spoil_points(batch.radar_available.any(dim=1), batch.radar),
+        ego_motion=spoil(batch.ego_motion_valid, batch.ego_motion),
+    )
+
+
+@pytest.mark.parametrize("value", [0.25, float("nan"), float("inf")])
+def test_garbage_of_an_absent_sensor_changes_nothing(value: float) -> None:
+    """Bit-identical: in training and in evaluation, for one sensor of one sample, one camera, or a whole modality."""
+    full = batch_of(2)
+    masks = [[True, True, True, True] for _ in range(2)]
+    cases = []
+    for index in range(4):
+        one = torch.tensor(masks)
+        one[0, index] = False
+        cases.append(mask_modalities(full, one))
+        both = torch.tensor(masks)
+        both[:, index] = False
+        cases.append(mask_modalities(full, both))
+    one_camera = full.camera_available.clone()
+    one_camera[1, 3] = False
+    cases.append(replace(full, camera_available=one_camera))
+    network = detector()
+    for batch in cases:
+        spoilt = with_garbage(batch, value)
+        for mode in (True, False):
+            network.train(mode)
+            assert_same(network(batch), network(spoilt))
+        assert_same_boxes(network.detect(batch), network.detect(spoilt))
+
+
+def test_an_absent_modality_of_one_sample_leaves_the_others_alone() -> None:
+    network, full = detector().eval(), batch_of(2)
+    expected = network(full)
+    for index in range(4):
+        kept = torch.ones(2, 4, dtype=torch.bool)
+        kept[0, index] = False
+        masked = network(mask_modalities(full, kept))
+        assert torch.allclose(masked.bev[1], expected.bev[1], atol=1e-5)
+        assert not torch.allclose(masked.bev[0], expected.bev[0], atol=1e-3)
+
+
+def test_a_batch_of_two_equals_two_batches_of_one() -> None:
+    network, generator = detector().eval(), torch.Generator().manual_seed(5)
+    pair = random_batch(2, generator)
+    together = network(pair)
+    for index in range(2):
+        alone = network(sample_of(pair, index))
+        assert torch.allclose(together.bev[index], alone.bev[0], atol=1e-5)
+        assert torch.allclose(together.head.heatmap_logits[index], alone.head.heatmap_logits[0], atol=1e-5)
+
+
+def sample_of(batch: Batch, index: int) -> Batch:
+    def cloud(points: PointBatch) -> PointBatch:
+        return PointBatch.of([points.points[points.sample_index == index]])
+
+    one = slice(index, index + 1)
+    return replace(
+        batch,
+        tokens=batch.tokens[one],
+        images=batch.images[one],
+        intrinsics=batch.intrinsics[one],
+        ego_from_cam=batch.ego_from_cam[one],
+        camera_available=batch.camera_available[one],
+        lidar=cloud(batch.lidar),
+        lidar_available=batch.lidar_available[one],
+        radar=cloud(batch.radar),
+        radar_available=batch.radar_available[one],
+        ego_motion=batch.ego_motion[one],
+        ego_motion_valid=batch.ego_motion_valid[one],
+        global_from_ego=batch.global_from_ego[one],
+        boxes=None if batch.boxes is None else batch.boxes[one],
+    )
+
+
+def test_detect_keeps_the_mode_and_changes_no_state() -> None:
+    network, batch = detector().train(), batch_of(1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first, second = network.detect(batch), network.detect(batch)
+    assert network.training
+    assert_same_boxes(first, second)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_points_that_are_available_but_none_are_no_error() -> None:
+    network, batch = detector(), batch_of(2)
+    empty = replace(batch, lidar=batch.lidar.without_points(), radar=batch.radar.without_points())
+    losses = network.losses(network(empty), (Boxes3D.empty(), Boxes3D.empty()))
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_the_presets_have_the_size_they_promise() -> None:
+    small = sum(parameter.numel() for parameter in Detector(tiny()).parameters())
+    assert small < 2_000_000
+    with torch.device("meta"):
+        large = Detector(base())
+    assert 25_000_000 < sum(parameter.numel() for parameter in large.parameters()) < 80_000_000
+    assert large.head.grid.shape == (180, 180)
+
+
+def test_modality_dropout_draws_every_subset_and_never_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batch = batch_of(1)
+    counts: dict[tuple[bool, ...], int] = {}
+    draws = 2000
+    for _ in range(draws):
+        kept = tuple(drop_modalities(batch, 0.5, generator).availability[0].tolist())
+        counts[kept] = counts.get(kept, 0) + 1
+    assert len(counts) == 14  # 7 subsets of the sensors, with and without pose
+    assert all(any(kept[:3]) for kept in counts)
+    whole = sum(number for kept, number in counts.items() if all(kept[:3]))
+    assert whole / draws == pytest.approx(0.5, abs=0.05)
+    only_lidar = sum(number for kept, number in counts.items() if kept[:3] == (False, True, False))
+    assert only_lidar / draws == pytest.approx(0.5 / 6, abs=0.03)
+    without_pose = sum(number for kept, number in counts.items() if not kept[3])
+    assert without_pose / draws == pytest.approx(0.5, abs=0.05)
+
+
+def test_modality_dropout_never_takes_the_last_modality() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name in MODALITIES:
+        others = [other for other in MODALITIES if other != name]
+        batch = batch_of(1).without(*others)
+        for _ in range(20):
+            assert torch.equal(drop_modalities(batch, 0.99, generator).availability, batch.availability)
+
+
+def test_modality_dropout_is_repeatable_and_off_at_zero() -> None:
+    batch = batch_of(3)
+    drawn = [drop_modalities(batch, 0.5, torch.Generator().manual_seed(3)).availability for _ in range(2)]
+    assert torch.equal(drawn[0], drawn[1])
+    unchanged = drop_modalities(batch, 0.0, torch.Generator().manual_seed(3))
+    assert torch.equal(unchanged.availability, batch.availability)
