@@ -66,7 +66,6 @@ class ImageBackbone(nn.Module):
             _load_strictly(self.resnet, config.weights)
         self.laterals = nn.ModuleList([nn.Conv2d(config.widths[stage], config.channels, 1) for stage in stages])
         self.out = nn.Conv2d(config.channels, config.channels, 3, padding=1)
-        self.to(memory_format=torch.channels_last)
 
     mean: Tensor
     std: Tensor

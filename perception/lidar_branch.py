@@ -128,7 +128,7 @@ class VoxelEncoder(nn.Module):
             raise ValueError(f"the encoder knows scales for {columns_in} columns, points have {LIDAR_POINT_FIELDS}")
         width = config.widths[0]
         self.layers = nn.Sequential(SparseConv(columns_in, width, (3, 3, 3), level="input"), SiteNorm(width))
-        shape = self.shape
+        shape: tuple[int, ...] = self.shape
         for level, next_width in enumerate(config.widths):
             if level > 0:
                 # The last level has no padding in z: 11 layers become 5.

@@ -53,6 +53,8 @@ class PoseEncoder(nn.Module):
         self.score = nn.Linear(config.width, 1, bias=False)
         self.out = nn.Linear(config.width, channels)
 
+    scales: Tensor
+
     def forward(
         self, ego_motion: Float32[Tensor, "B T 11"], ego_motion_valid: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B C"]:

@@ -54,7 +54,7 @@ def _backend() -> tuple[Any, Any]:
 
 def _list_no_cuda_kernels() -> None:
     """Spare the import of spconv its list of 2,000 CUDA kernels, six seconds, where there is no CUDA to run them."""
-    core = importlib.import_module("spconv.core")
+    core: Any = importlib.import_module("spconv.core")
     core.ALL_IMPGEMM_PARAMS = []
     core.ALL_NATIVE_PARAMS = []
 
@@ -140,7 +140,7 @@ class SparseConv(nn.Module):
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.out_channels = out_channels
         dims = len(kernel)
-        if stride is None:
+        if stride is None or padding is None:
             layer = {2: spconv.SubMConv2d, 3: spconv.SubMConv3d}[dims]
             self.conv = layer(in_channels, out_channels, list(kernel), bias=False, indice_key=level)
         else:
@@ -202,5 +202,5 @@ class SparseResidualBlock(nn.Module):
 
     def forward(self, sparse: SparseTensor) -> SparseTensor:
         """The same sites."""
-        out = self.second_norm(self.second(self.first_norm(self.first(sparse))))
+        out: SparseTensor = self.second_norm(self.second(self.first_norm(self.first(sparse))))
         return out.with_features(F.relu(out.features + sparse.features))

@@ -25,8 +25,7 @@ def sparse_product(
     know them in a cheaper form than autograd does.
     """
     size = (len(row_starts) - 1, len(dense))
-    with torch.sparse.check_sparse_tensor_invariants(enable=False):
-        matrix = torch.sparse_csr_tensor(row_starts, columns, values, size=size)
+    matrix = torch.sparse_csr_tensor(row_starts, columns, values, size=size, check_invariants=False)
     return matrix @ dense
 
 

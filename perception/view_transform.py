@@ -61,7 +61,8 @@ class LiftSplat(nn.Module):
         both = self.depth_and_context(features).permute(0, 2, 3, 1).float().flatten(0, 2)
         depth = both[:, : self.config.depth_bins].softmax(dim=1)
         context = both[:, self.config.depth_bins :]
-        cells = self.cells(features.shape[-2:], intrinsics, ego_from_cam, sample_index).flatten(0, 2)
+        height, width = features.shape[-2:]
+        cells = self.cells((height, width), intrinsics, ego_from_cam, sample_index).flatten(0, 2)
         with torch.autocast(features.device.type, enabled=False):
             bev = splat(depth, context, cells, batch_size * rows * columns)
         return bev.view(batch_size, rows, columns, self.channels).permute(0, 3, 1, 2)
@@ -108,7 +109,7 @@ def splat(
     depth: Float[Tensor, "P D"], context: Float[Tensor, "P C"], cells: Int64[Tensor, "P D"], cell_count: int
 ) -> Float[Tensor, "cells C"]:
     """out[cell] = sum over pixels p and bins d with cells[p, d] == cell of depth[p, d] * context[p]; -1 is nowhere."""
-    out: Tensor = _Splat.apply(depth, context, cells, cell_count)
+    out: Tensor = _Splat.apply(depth, context, cells, cell_count)  # type: ignore[no-untyped-call]
     return out
 
 

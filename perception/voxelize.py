@@ -54,14 +54,15 @@ class Voxels:
         """The mean over each voxel of a value (P, K) that its points have."""
         if len(values) == 0:
             return values.new_zeros(0, values.shape[1])
-        total: Tensor = _VoxelSum.apply(values, self.voxel_of_point, self.counts)
+        total: Tensor = _VoxelSum.apply(values, self.voxel_of_point, self.counts)  # type: ignore[no-untyped-call]
         return total / self.counts[:, None]
 
     def maximum(self, values: Float[Tensor, "P K"]) -> Float[Tensor, "V K"]:
         """The largest of a value (P, K) over the points of each voxel, column by column."""
         if len(values) == 0:
             return values.new_zeros(0, values.shape[1])
-        largest: Tensor = _VoxelMaximum.apply(values, self.voxel_of_point, self.counts)
+        owner, counts = self.voxel_of_point, self.counts
+        largest: Tensor = _VoxelMaximum.apply(values, owner, counts)  # type: ignore[no-untyped-call]
         return largest
 
     def centers(self) -> Float32[Tensor, "V 3"]:

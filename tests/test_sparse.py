@@ -65,7 +65,9 @@ def test_gradients_equal_those_of_the_dense_convolution() -> None:
     dense = _dense(sparse).requires_grad_()
     weight = _dense_weight(conv).detach().clone().requires_grad_()
     (F.conv2d(dense, weight, stride=2, padding=1) * weights_out).sum().backward()
-    assert features.grad is not None and dense.grad is not None and weight.grad is not None
+    assert features.grad is not None
+    assert dense.grad is not None
+    assert weight.grad is not None
     batch, y, x = sparse.indices.long().unbind(1)
     torch.testing.assert_close(features.grad, dense.grad[batch, :, y, x], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(conv.conv.weight.grad.movedim(-1, 1), weight.grad, atol=1e-5, rtol=1e-5)
@@ -108,7 +110,8 @@ def test_last_sample_without_sites_keeps_its_place() -> None:
     sparse = SparseTensor.of(torch.ones(1, 4), torch.tensor([[0, 1, 1]], dtype=torch.int32), (4, 4), 3)
     bev = SparseConv(4, 2, (3, 3), stride=(2, 2), padding=(1, 1))(sparse).dense_bev()
     assert bev.shape == (3, 2, 2, 2)
-    assert bev[0].any() and not bev[1:].any()
+    assert bev[0].any()
+    assert not bev[1:].any()
 
 
 def test_one_site_in_training() -> None:
