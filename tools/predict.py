@@ -9,6 +9,7 @@ import torch
 import tyro
 
 from calibration.transforms import Transform
+from datasets.batch import MODALITIES, Modality
 from datasets.boxes import Boxes3D
 from datasets.fusion_dataset import FusionDataset
 from datasets.nuscenes.results import write_results
@@ -101,12 +102,7 @@ def detect_global(detector: Detector, loaded: LoadedBatch) -> dict[str, Boxes3D]
     }
 
 
-def modalities_of(config: DetectorConfig) -> dict[str, bool]:
-    """What the network was built to look at, as the `meta` of a results file says it."""
-    return {
-        "use_camera": config.camera is not None,
-        "use_lidar": config.lidar is not None,
-        "use_radar": config.radar is not None,
-        "use_map": False,
-        "use_external": False,
-    }
+def modalities_of(config: DetectorConfig) -> tuple[Modality, ...]:
+    """What the network was built to look at."""
+    built = (config.camera, config.lidar, config.radar, config.pose)
+    return tuple(name for name, branch in zip(MODALITIES, built, strict=True) if branch is not None)

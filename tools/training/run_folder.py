@@ -17,13 +17,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from datasets.faults import InputRefused
-from perception.detector import Detector
+from perception.detector import Detector, DetectorConfig
 from perception.weights import load_weights
 from tools.run_config import RunConfig, config_to_json, read_config
 from tools.training.checkpoint import last_checkpoint, refuse_damage, write_atomically
@@ -81,9 +82,17 @@ def load_detector(run: Path, device: torch.device | None = None) -> tuple[RunCon
         weights = checkpoint / "weights.safetensors"
     else:
         raise InputRefused(f"{run} holds neither weights.safetensors nor a checkpoint: train it first.")
-    detector = Detector(config.detector)
+    detector = Detector(_without_pretrained_weights(config.detector))
     load_weights(detector, weights)
     return config, detector.to(device or torch.device("cpu")).eval()
+
+
+def _without_pretrained_weights(config: DetectorConfig) -> DetectorConfig:
+    """The run's own weights hold the backbone's: the file that they once came from may be on another machine."""
+    if config.camera is None:
+        return config
+    backbone = replace(config.camera.backbone, weights=None)
+    return replace(config, camera=replace(config.camera, backbone=backbone))
 
 
 def describe_environment() -> dict[str, object]:

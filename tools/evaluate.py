@@ -1,0 +1,120 @@
+"""mAP, NDS and the five errors, measured by the official nuscenes-devkit, of a run or of a results file."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from datasets.classes import DETECTION_CLASSES
+from datasets.faults import InputRefused
+from datasets.nuscenes.evaluation import DetectionMetrics, evaluate_detections
+from tools.devices import DeviceChoice, limit_threads
+from tools.exit_codes import Degraded
+from tools.missing_sensors import MissingSensors
+from tools.predict import PredictArguments, predict_to_file
+from tools.training.loading import MissingSensorsPolicy
+
+_ERROR_NAMES = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """What `bevel evaluate` takes."""
+
+    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|RESULTS.JSON")]]
+    """The run folder of `bevel train`, or detections in nuScenes' results format."""
+    data_root: Path
+    """The nuScenes dataroot: the folder that holds v1.0-mini or v1.0-trainval."""
+    version: str | None = None
+    """The folder of tables; may be left out where there is only one."""
+    split: str = "mini_val"
+    """An official split, all, or scene names with commas."""
+    output: Path | None = None
+    """Where metrics_summary.json goes; default: evaluation-SPLIT in the run, or beside the results file."""
+    batch_size: int = 1
+    workers: int = 0
+    """Processes that load samples beside the one that computes."""
+    missing_sensors: MissingSensorsPolicy = "refuse"
+    """Stop at a sensor file that is missing or broken, or treat that sensor as unavailable."""
+    strict: bool = False
+    """Exit code 4 where sensors were missing."""
+    device: DeviceChoice = "auto"
+    threads: int | None = None
+    """CPU threads; default: as many as there are cores."""
+
+
+def evaluate(arguments: EvaluateArguments) -> Path:
+    """Print the metrics and return the folder that holds metrics_summary.json (and, of a run, results.json).
+
+    Raises InputRefused for bad input, and with `strict` Degraded where sensors were missing.
+    """
+    output, metrics, missing = measure(arguments)
+    print(metrics_text(metrics))
+    print(missing.table())
+    if arguments.strict and missing.broken_count:
+        raise Degraded(f"{missing.broken_count} sensor readings were missing (--strict).", output)
+    return output
+
+
+def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, MissingSensors]:
+    """As `evaluate`, without a word: the output folder, the metrics and which sensors were missing."""
+    limit_threads(arguments.threads)
+    source, missing = arguments.source, MissingSensors()
+    if not source.exists():
+        raise InputRefused(f"{source}: there is no such run folder or results file.")
+    folder = source if source.is_dir() else source.parent
+    output = arguments.output or folder / f"evaluation-{arguments.split.replace(',', '-')}"
+    results = source
+    if source.is_dir():
+        results = output / "results.json"
+        missing = predict_to_file(_prediction(arguments), results)
+    print("scoring with nuscenes-devkit", file=sys.stderr, flush=True)
+    metrics = evaluate_detections(arguments.data_root, arguments.version, results, arguments.split, output)
+    return output, metrics, missing
+
+
+def _prediction(arguments: EvaluateArguments) -> PredictArguments:
+    return PredictArguments(
+        run=arguments.source,
+        data_root=arguments.data_root,
+        version=arguments.version,
+        split=arguments.split,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        missing_sensors=arguments.missing_sensors,
+        device=arguments.device,
+    )
+
+
+def metrics_text(metrics: DetectionMetrics) -> str:
+    """The official figures and the table by class; a dash where a figure is not defined."""
+    thresholds = sorted(next(iter(metrics.average_precision.values())))
+    header = f"{'class':<22}{'boxes':>6}{'AP':>7}" + "".join(f"{f'{t:g} m':>7}" for t in thresholds)
+    header += "".join(f"{name:>7}" for name in ("ATE", "ASE", "AOE", "AVE", "AAE"))
+    rows = []
+    for name in DETECTION_CLASSES:
+        precisions = [metrics.average_precision[name][threshold] for threshold in thresholds]
+        errors = [metrics.class_errors[name][error] for error in _ERROR_NAMES]
+        numbers = [sum(precisions) / len(precisions), *precisions, *errors]
+        # A class without ground truth counts with AP 0 and errors 1 in the official mean; they say nothing here.
+        count = metrics.ground_truth[name]
+        rows.append(f"{name:<22}{count:>6}" + "".join(_number(number if count else None) for number in numbers))
+    return "\n".join(
+        [
+            f"mAP {metrics.mean_ap:.4f}   NDS {metrics.nds:.4f}   "
+            f"(mAP of the {sum(map(bool, metrics.ground_truth.values()))} classes present: "
+            f"{metrics.mean_ap_present:.4f})",
+            f"mATE {metrics.translation_error:.3f} m   mASE {metrics.scale_error:.3f}   "
+            f"mAOE {metrics.orientation_error:.3f} rad   mAVE {metrics.velocity_error:.3f} m/s   "
+            f"mAAE {metrics.attribute_error:.3f}",
+            "",
+            header,
+            *rows,
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    return f"{'-':>7}" if value is None or value != value else f"{value:>7.3f}"
