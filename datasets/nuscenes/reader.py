@@ -60,6 +60,11 @@ class NuScenesReader:
         self._scene_context = lru_cache(maxsize=8)(self._read_scene_context)
 
     @property
+    def tables(self) -> Tables:
+        """The tables, checked: name -> token -> record."""
+        return self._tables
+
+    @property
     def scene_names(self) -> tuple[str, ...]:
         """The names of the scenes in the tables, in alphabetical order."""
         return tuple(sorted(self._samples_of_scene))
