@@ -1,0 +1,59 @@
+"""How large the world is, how it is recorded, and what its scenes are called."""
+
+from dataclasses import dataclass
+
+from nuscenes.utils.splits import mini_train, mini_val, train, val
+
+from datasets.faults import InputRefused
+
+MAX_MINI_SCENES = len(mini_train) + len(mini_val)
+MAX_SCENES = len(train) + len(val)
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """A synthetic dataset. Rates are those of nuScenes: keyframes 2 Hz, LiDAR 20 Hz, radar 13 Hz, cameras 12 Hz."""
+
+    scenes: int = 10
+    """How many scenes; up to 10 are written as v1.0-mini, more as v1.0-trainval."""
+    keyframes: int = 20
+    """Annotated keyframes of each scene, half a second apart."""
+    image_width: int = 800
+    """Width of the pictures in pixels, a multiple of 16; the height is 9/16 of it."""
+    seed: int = 0
+    """The same seed and settings give the same bytes."""
+    camera_sweeps: bool = False
+    """Also render the pictures between keyframes."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scenes <= MAX_SCENES:
+            raise InputRefused(f"scenes must lie between 1 and {MAX_SCENES}, it is {self.scenes}: choose fewer scenes.")
+        if self.keyframes < 1:
+            raise InputRefused(f"keyframes must be at least 1, it is {self.keyframes}.")
+        if self.image_width < 16 or self.image_width % 16:
+            raise InputRefused(f"image_width must be a positive multiple of 16 pixels, it is {self.image_width}.")
+        if self.seed < 0:
+            raise InputRefused(f"seed must not be negative, it is {self.seed}.")
+
+    @property
+    def image_height(self) -> int:
+        """Pixels; the pictures are 16:9 as in nuScenes."""
+        return self.image_width * 9 // 16
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first keyframe to the last."""
+        return (self.keyframes - 1) * 0.5
+
+    @property
+    def version(self) -> str:
+        """The nuScenes version whose official splits name the scenes."""
+        return "v1.0-mini" if self.scenes <= MAX_MINI_SCENES else "v1.0-trainval"
+
+    @property
+    def scene_names(self) -> tuple[str, ...]:
+        """Official names, a fifth of them (at least one where there are two) from the validation split."""
+        train_names, val_names = (mini_train, mini_val) if self.version == "v1.0-mini" else (train, val)
+        validation = max(round(0.2 * self.scenes), 1 if self.scenes > 1 else 0)
+        training = min(self.scenes - validation, len(train_names))
+        return tuple(train_names[:training]) + tuple(val_names[: self.scenes - training])
