@@ -38,7 +38,7 @@ def base() -> RunConfig:
             batch_size=4,
             learning_rate=4e-4,
             reference_batch_size=32,
-            epochs=24,
+            epochs=24.0,
             augmentation=BevAugmentation(),
             workers=4,
             checkpoint_interval=1000,

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Never, TypeVar
 
 from tqdm import tqdm
 
@@ -38,7 +38,7 @@ class Progress:
         self._count = start
         self._note = ""
         self._began = self._last_line = time.monotonic()
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Never] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(desc=description, total=total, initial=start, dynamic_ncols=True, leave=True)
 

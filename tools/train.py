@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from tools.devices import DeviceChoice, limit_threads
@@ -178,8 +179,8 @@ def summary_text(summary: TrainingSummary) -> str:
 def _logger(write: Callable[[str], object]) -> Callable[[str], None]:
     def log(text: str) -> None:
         write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
-        # tqdm draws its bar on stderr: a line on stderr would break it, and it is the report that belongs on stdout.
-        print(text, flush=True)
+        tqdm.write(text)  # on stdout, without breaking the bar on stderr
+        sys.stdout.flush()
 
     return log
 

@@ -68,6 +68,8 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step_{state.step:08d}"
     temporary = folder / f".step_{state.step:08d}.{os.getpid()}.tmp"
+    for abandoned in folder.glob(".step_*.tmp"):  # by a process that was killed while it saved
+        shutil.rmtree(abandoned, ignore_errors=True)
     try:
         temporary.mkdir()
         save_weights(average.network, temporary / _WEIGHTS, config_json)

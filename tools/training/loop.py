@@ -124,6 +124,7 @@ class TrainingLoop:
                         break
                     if self._state.step % self._settings.checkpoint_interval == 0:
                         self._save()
+                        log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
             except (InputRefused, CommandFailed, Diverged):
                 # These are raised between two steps: what was learnt is whole, and worth keeping.
                 self._save()

@@ -1,0 +1,109 @@
+"""Checkpoints: whole or not there, and every flipped bit found."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from datasets.faults import InputRefused
+from perception.detector import Detector
+from tests.small_run import small_config, small_detector
+from tools.training.checkpoint import (
+    KEPT,
+    TrainingState,
+    checkpoints,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tools.training.ema import MovingAverage
+from tools.training.step import make_optimizer
+
+Parts = tuple[Detector, MovingAverage, torch.optim.Optimizer]
+
+
+def parts(seed: int) -> Parts:
+    torch.manual_seed(seed)
+    detector = Detector(small_detector())
+    return detector, MovingAverage(detector, 0.9), make_optimizer(detector, small_config(1).training)
+
+
+def stepped(seed: int) -> Parts:
+    """As after one step with random gradients."""
+    detector, average, optimizer = parts(seed)
+    for parameter in detector.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    average.update(detector, 0)
+    return detector, average, optimizer
+
+
+def state_of(step: int) -> TrainingState:
+    return TrainingState(step, step, 0, 1, "abc")
+
+
+def tensors_of(state: Parts) -> dict[str, Tensor]:
+    detector, average, optimizer = state
+    names = {parameter: name for name, parameter in detector.named_parameters()}
+    moments = {
+        f"{names[parameter]}/{key}": value for parameter, kept in optimizer.state.items() for key, value in kept.items()
+    }
+    return {f"raw/{k}": v for k, v in detector.state_dict().items()} | {
+        f"average/{k}": v for k, v in average.network.state_dict().items()
+    } | moments  # fmt: skip
+
+
+def test_a_checkpoint_brings_back_every_bit(tmp_path: Path) -> None:
+    saved, loaded = stepped(0), parts(1)
+    path = save_checkpoint(tmp_path, state_of(7), *saved, config_json="{}")
+    assert load_checkpoint(path, *loaded) == state_of(7)
+    expected, found = tensors_of(saved), tensors_of(loaded)
+    assert expected.keys() == found.keys()
+    assert len(expected) > 3 * len(list(saved[0].parameters()))
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_only_the_newest_stay_and_last_names_the_newest(tmp_path: Path) -> None:
+    saved = parts(0)
+    (tmp_path / ".step_00000001.99.tmp").mkdir()  # left behind by a killed process
+    for step in range(1, KEPT + 2):
+        save_checkpoint(tmp_path, state_of(step), *saved, config_json="{}")
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step_00000002", "step_00000003"]
+    assert last_checkpoint(tmp_path).name == "step_00000003"
+    shutil.rmtree(tmp_path / "step_00000003")
+    assert last_checkpoint(tmp_path).name == "step_00000002"
+
+
+def test_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="holds no checkpoint"):
+        last_checkpoint(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "raw_weights.safetensors", "optimizer.safetensors", "state.json"]
+)
+def test_damage_is_found_and_the_file_named(name: str, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, state_of(7), *stepped(0), config_json="{}")
+    whole = (path / name).read_bytes()
+    flipped = bytearray(whole)
+    flipped[-20] ^= 1  # in state.json, of a name or a number; elsewhere of a tensor
+    for damaged in (bytes(flipped), whole[:-1], b""):
+        (path / name).write_bytes(damaged)
+        with pytest.raises(InputRefused, match=name):
+            load_checkpoint(path, *parts(1))
+    (path / name).unlink()
+    with pytest.raises(InputRefused, match=name):
+        load_checkpoint(path, *parts(1))
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, state_of(7), *parts(0), config_json="{}")
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | {"format": 99}))
+    with pytest.raises(InputRefused, match="format 99"):
+        load_checkpoint(path, *parts(1))

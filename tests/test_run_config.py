@@ -1,0 +1,92 @@
+"""Configs: written, read back, and refused with the field named."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from datasets.faults import InputRefused
+from tests.small_run import small_config
+from tools.presets import PRESETS, preset
+from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
+from tools.training.config import TrainingConfig, learning_rate_at
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_its_file(name: str, tmp_path: Path) -> None:
+    write_config(tmp_path / "config.json", preset(name))
+    assert read_config(tmp_path / "config.json") == preset(name)
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InputRefused, match="tiny, base"):
+        preset("huge")
+
+
+def edited(config: RunConfig, *path: str, value: object) -> str:
+    whole = json.loads(config_to_json(config))
+    part = whole
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    return json.dumps(whole)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("training", "batch_size"), "two", r"training\.batch_size: Input should be a valid integer, found 'two'"),
+        (("training", "batch_size"), 1.5, r"training\.batch_size: Input should be a valid int"),
+        (("training", "batch_size"), 0, r"training: .*batch_size must be at least 1"),
+        (("training", "epochs"), 3, r"exactly one of steps and epochs"),
+        (("training", "lerning_rate"), 0.1, r"training\.lerning_rate: there is no such field"),
+        (("sample", "image_height"), None, r"sample\.image_height"),
+        (("detector", "grid", "cell_size"), 0.7, r"detector\.grid: .*whole number of cells"),
+        (("detector", "lidar", "encoder", "blokcs"), 1, r"detector\.lidar\.encoder\.blokcs: there is no such field"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(path: tuple[str, ...], value: object, message: str) -> None:
+    with pytest.raises(InputRefused, match=message) as refusal:
+        config_from_json(edited(small_config(3), *path, value=value), "my.json")
+    assert str(refusal.value).startswith("my.json: ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_field_is_refused_by_name() -> None:
+    whole = json.loads(config_to_json(small_config(3)))
+    del whole["training"]["learning_rate"]
+    with pytest.raises(InputRefused, match=r"training\.learning_rate: Field required"):
+        config_from_json(json.dumps(whole), "my.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"training": NaN}', "null", "[]"])
+def test_what_is_no_config_is_refused(text: str) -> None:
+    with pytest.raises(InputRefused, match=r"my\.json"):
+        config_from_json(text, "my.json")
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="cannot be read"):
+        read_config(tmp_path / "nothing.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputRefused, match="cannot be read"):
+        read_config(tmp_path / "binary.json")
+
+
+def test_epochs_count_batches_of_all_processes() -> None:
+    training = TrainingConfig(batch_size=4, learning_rate=1e-3, reference_batch_size=16, epochs=1.5)
+    assert training.total_steps(samples=10, processes=1) == 4  # 15 samples in batches of 4
+    assert training.total_steps(samples=10, processes=2) == 2
+    assert training.peak_learning_rate(1) == pytest.approx(0.5e-3)  # a quarter of the batch, half the rate
+    assert training.peak_learning_rate(4) == pytest.approx(1e-3)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls() -> None:
+    rates = [learning_rate_at(step, 100, 1.0, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[10] == pytest.approx(1.0)
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert 0 < rates[-1] < 0.01
+    assert learning_rate_at(0, 1, 1.0, 0.0) == 1.0
