@@ -24,6 +24,19 @@ class CellNorm(nn.Module):
         return out.permute(0, 3, 1, 2)
 
 
+class CellLinear(nn.Module):
+    """A 1x1 convolution, as the matrix product it is: on the CPU, torch's convolution is slow at it."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
+
+    def forward(self, bev: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B D Y X"]:
+        """The same cells with other channels."""
+        out: Tensor = self.linear(bev.permute(0, 2, 3, 1))
+        return out.permute(0, 3, 1, 2)
+
+
 class ConvBlock(nn.Module):
     """Convolution, CellNorm, ReLU."""
 
@@ -65,7 +78,7 @@ class BevNeck(nn.Module):
             first = ConvBlock(in_channels, width, stride=1 if level == 0 else 2)
             rest = [ConvBlock(width, width) for _ in range(depth - 1)]
             self.levels.append(nn.Sequential(first, *rest))
-            self.laterals.append(nn.Conv2d(width, out_channels, 1, bias=False))
+            self.laterals.append(CellLinear(width, out_channels))
             in_channels = width
         self.norm = CellNorm(out_channels)
 

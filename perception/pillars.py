@@ -1,7 +1,9 @@
 """Points to one feature vector for each pillar, as a sparse map (PointPillars, Lang et al. 2019, made dynamic)."""
 
+from typing import Any
+
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from perception.sparse import SiteNorm, SparseTensor
@@ -14,33 +16,77 @@ _LIMIT = 4.0
 class PillarFeatures(nn.Module):
     """A linear layer over each point, the largest value over each pillar, norm and ReLU.
 
-    Published with norm and ReLU before the maximum: both keep the order of values, so the maximum may come first, and
-    the points need neither.
     A point's inputs: its place in the grid (-1..1), its other columns divided by `scales`, its offset to the mean of
-    the pillar's points and to the pillar's middle, in metres.
+    the pillar's points and to the pillar's middle, in metres. Published with norm and ReLU before the maximum: both
+    keep the order of values, so the maximum may come first, and the points need neither.
     """
 
     def __init__(self, scales: tuple[float, ...], width: int) -> None:
         super().__init__()
-        self.scales = scales
+        self.register_buffer("scales", torch.tensor(scales), persistent=False)
         self.linear = nn.Linear(3 + len(scales) + 6, width, bias=False)
         self.norm = SiteNorm(width)
 
+    scales: Tensor
+
     def forward(self, voxels: Voxels) -> SparseTensor:
-        """Sites (batch, y, x) on the pillars' grid; `voxels` must have one layer."""
-        largest = voxels.maximum(self.linear(self._inputs(voxels)).float())
+        """Sites (batch, y, x) on the pillars' grid; `voxels` must have one layer. Float32 also under autocast."""
+        with torch.autocast(voxels.points.device.type, enabled=False):
+            largest = self._largest(voxels)
         _, rows, columns = voxels.grid.shape
         indices = voxels.indices[:, [0, 2, 3]]
         sites: SparseTensor = self.norm(SparseTensor.of(largest, indices, (rows, columns), voxels.batch_size))
         return sites
 
-    def _inputs(self, voxels: Voxels) -> Float32[Tensor, "P K"]:
-        points, grid, owner = voxels.points, voxels.grid, voxels.voxel_of_point
-        xyz = points[:, :3]
-        low = points.new_tensor([grid.bev.x_range[0], grid.bev.y_range[0], grid.z_range[0]])
-        high = points.new_tensor([grid.bev.x_range[1], grid.bev.y_range[1], grid.z_range[1]])
-        place = (xyz - (low + high) / 2) * (2 / (high - low))
-        others = points[:, 3:] / points.new_tensor(self.scales)
-        to_mean = xyz - voxels.mean(xyz).index_select(0, owner)
-        to_center = xyz - voxels.centers().index_select(0, owner)
-        return torch.cat([place, others, to_mean, to_center], dim=1).clamp(-_LIMIT, _LIMIT)
+    def _largest(self, voxels: Voxels) -> Float32[Tensor, "V C"]:
+        # The inputs that all points of a pillar share come out of the maximum: place = (center + offset) / half, and
+        # offset to the mean = offset - mean offset. So only offset and the other columns are multiplied point by point.
+        grid = voxels.grid
+        low = voxels.points.new_tensor([grid.bev.x_range[0], grid.bev.y_range[0], grid.z_range[0]])
+        high = voxels.points.new_tensor([grid.bev.x_range[1], grid.bev.y_range[1], grid.z_range[1]])
+        middle, half = (low + high) / 2, (high - low) / 2
+        centers = voxels.centers()
+        offsets = voxels.points[:, :3] - centers.index_select(0, voxels.voxel_of_point)
+        others = (voxels.points[:, 3:] / self.scales).clamp(-_LIMIT, _LIMIT)
+        on_place, on_others, on_mean, on_center = self.linear.weight.split([3, len(self.scales), 3, 3], dim=1)
+        weight = torch.cat([on_place / half + on_mean + on_center, on_others], dim=1)
+        largest = largest_projections(torch.cat([offsets, others], dim=1), weight, voxels)
+        shared = torch.cat([(centers - middle) / half, -voxels.mean(offsets)], dim=1)
+        return largest + shared @ torch.cat([on_place, on_mean], dim=1).T
+
+
+def largest_projections(
+    values: Float32[Tensor, "P K"], weight: Float32[Tensor, "C K"], voxels: Voxels
+) -> Float32[Tensor, "V C"]:
+    """The largest of values @ weight.T over the points of each voxel; a gradient for the weight only."""
+    if len(values) == 0:
+        return values.new_zeros(0, len(weight))
+    owner, count = voxels.voxel_of_point, len(voxels.counts)
+    largest: Tensor = _LargestProjections.apply(values, weight, owner, count)  # type: ignore[no-untyped-call]
+    return largest
+
+
+class _LargestProjections(torch.autograd.Function):
+    """Remembers which point holds each maximum, the first of equal ones; makes no gradient for the points."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Float[Tensor, "P K"], weight: Float[Tensor, "C K"], owner: Int64[Tensor, "P"], count: int
+    ) -> Float[Tensor, "V C"]:
+        projected = values @ weight.T
+        channels = len(weight)
+        start = projected.new_full((count, channels), -torch.inf)
+        largest = start.scatter_reduce(0, owner[:, None].expand(-1, channels), projected, "amax")
+        if ctx.needs_input_grad[1]:
+            row, channel = torch.nonzero(projected == largest.index_select(0, owner), as_tuple=True)
+            holder = row.new_full((count * channels,), len(values))
+            holder = holder.scatter_reduce(0, owner[row] * channels + channel, row, "amin")
+            ctx.save_for_backward(values, holder.view(count, channels))
+        return largest
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[None, Tensor, None, None]:
+        values, holder = ctx.saved_tensors
+        # Column by column: (V, C) numbers at a time instead of (V, C, K).
+        per_column = [(grads[0] * column[holder]).sum(dim=0) for column in values.unbind(dim=1)]
+        return None, torch.stack(per_column, dim=1), None, None

@@ -57,14 +57,6 @@ class Voxels:
         total: Tensor = _VoxelSum.apply(values, self.voxel_of_point, self.counts)  # type: ignore[no-untyped-call]
         return total / self.counts[:, None]
 
-    def maximum(self, values: Float[Tensor, "P K"]) -> Float[Tensor, "V K"]:
-        """The largest of a value (P, K) over the points of each voxel, column by column."""
-        if len(values) == 0:
-            return values.new_zeros(0, values.shape[1])
-        owner, counts = self.voxel_of_point, self.counts
-        largest: Tensor = _VoxelMaximum.apply(values, owner, counts)  # type: ignore[no-untyped-call]
-        return largest
-
     def centers(self) -> Float32[Tensor, "V 3"]:
         """The middle (x, y, z) of each voxel, metres, ego."""
         bev = self.grid.bev
@@ -93,28 +85,6 @@ class _VoxelSum(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         (voxel_of_point,) = ctx.saved_tensors
         return grads[0].index_select(0, voxel_of_point), None, None
-
-
-class _VoxelMaximum(torch.autograd.Function):
-    """Largest value over consecutive rows; the gradient goes to the first row that holds it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, values: Float[Tensor, "P K"], voxel_of_point: Int64[Tensor, "P"], counts: Int64[Tensor, "V"]
-    ) -> Float[Tensor, "V K"]:
-        largest = torch.segment_reduce(values, "max", lengths=counts, axis=0, unsafe=True)
-        if ctx.needs_input_grad[0]:
-            row, column = torch.nonzero(values == largest.index_select(0, voxel_of_point), as_tuple=True)
-            place = voxel_of_point[row] * values.shape[1] + column
-            first = torch.full((largest.numel(),), len(values) - 1, device=values.device)
-            ctx.save_for_backward(first.scatter_reduce(0, place, row, "amin").view_as(largest))
-            ctx.point_count = len(values)
-        return largest
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
-        (holder,) = ctx.saved_tensors
-        return grads[0].new_zeros(ctx.point_count, grads[0].shape[1]).scatter(0, holder, grads[0]), None, None
 
 
 def voxelize(cloud: PointBatch, grid: VoxelGrid) -> Voxels:

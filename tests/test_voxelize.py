@@ -16,7 +16,7 @@ def _cloud(count: int = 2000, batch_size: int = 2, seed: int = 0) -> PointBatch:
     return PointBatch.of(list(points.split(count // batch_size)))
 
 
-def test_means_and_maxima_equal_a_float64_loop() -> None:
+def test_means_equal_a_float64_loop() -> None:
     cloud = _cloud()
     members: dict[tuple[int, ...], list[list[float]]] = {}
     for sample, point in zip(cloud.sample_index.tolist(), cloud.points.double().tolist(), strict=True):
@@ -25,28 +25,18 @@ def test_means_and_maxima_equal_a_float64_loop() -> None:
             members.setdefault((sample, *cell), []).append(point)
     voxels = voxelize(cloud, GRID)
     assert [tuple(index) for index in voxels.indices.tolist()] == sorted(members)
-    mean, maximum = voxels.mean(voxels.points), voxels.maximum(voxels.points)
+    mean = voxels.mean(voxels.points)
     for row, key in enumerate(sorted(members)):
         inside = torch.tensor(members[key], dtype=torch.float64)
         assert voxels.counts[row] == len(inside)
         torch.testing.assert_close(mean[row].double(), inside.mean(0), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(maximum[row].double(), inside.amax(0), atol=1e-6, rtol=1e-6)
 
 
-def test_gradients_of_mean_and_maximum() -> None:
+def test_gradients_of_the_mean() -> None:
     voxels = voxelize(_cloud(200), GRID)
     values = torch.randn(len(voxels.points), 3, dtype=torch.float64, requires_grad=True)
     assert (voxels.counts > 1).any()
     assert torch.autograd.gradcheck(voxels.mean, (values,))
-    assert torch.autograd.gradcheck(voxels.maximum, (values,))
-
-
-def test_equal_largest_values_share_no_gradient_twice() -> None:
-    voxels = voxelize(PointBatch.of([torch.ones(3, 5)]), GRID)
-    values = torch.ones(3, 2, requires_grad=True)
-    voxels.maximum(values).sum().backward()
-    assert values.grad is not None
-    assert torch.equal(values.grad, torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
 
 
 def test_a_point_lies_in_the_voxel_whose_middle_is_nearest() -> None:
@@ -78,7 +68,6 @@ def test_no_point_at_all_and_a_last_sample_without_points() -> None:
     empty = voxelize(PointBatch.of([torch.zeros(0, 5)] * 2), GRID)
     assert empty.indices.shape == (0, 4)
     assert empty.mean(empty.points).shape == (0, 5)
-    assert empty.maximum(torch.zeros(0, 7)).shape == (0, 7)
     assert empty.occupied_samples().tolist() == [0.0, 0.0]
     partly = voxelize(PointBatch.of([torch.zeros(0, 5), torch.zeros(1, 5), torch.zeros(0, 5)]), GRID)
     assert partly.occupied_samples().tolist() == [0.0, 1.0, 0.0]
