@@ -103,7 +103,7 @@ def _read_bytes(root: Path, filename: str) -> bytes:
         raise SensorFileError(FaultReason.MISSING_FILE, f"{filename}: there is no such file") from None
     except OSError as error:
         raise SensorFileError(FaultReason.MISSING_FILE, f"{filename:.200}: not readable: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SensorFileError(FaultReason.NOT_A_REGULAR_FILE, f"{filename}: not a regular file")
@@ -111,7 +111,10 @@ def _read_bytes(root: Path, filename: str) -> bytes:
             raise SensorFileError(FaultReason.EMPTY_FILE, f"{filename}: the file is empty")
         if status.st_size > _MAX_FILE_BYTES:
             raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{filename}: {status.st_size} bytes are too many")
-        return file.read(_MAX_FILE_BYTES)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(_MAX_FILE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _path_under(root: Path, filename: str) -> Path:
