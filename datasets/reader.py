@@ -1,10 +1,11 @@
 """What every source of recorded frames can do."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from datasets.frames import LogFrame
 
 
+@runtime_checkable
 class LogReader(Protocol):
     """Frames by token. Reading a frame never fails for a broken sensor file: the frame's `faults` tell of it."""
 

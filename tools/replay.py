@@ -34,7 +34,7 @@ from tools.drawing.features import feature_norm
 from tools.exit_codes import Interrupted
 from tools.foxglove_log import messages as convert
 from tools.foxglove_log.boxes import numbered, scene_of_boxes
-from tools.foxglove_log.writer import McapLog, MessageSink
+from tools.foxglove_log.writer import McapLog
 from tools.missing_sensors import MissingSensors
 from tools.progress import Progress
 from tools.run_config import RunConfig
@@ -198,7 +198,7 @@ class SceneReplay:
             lost_messages=self._lost,
         )
 
-    def _write_sensor(self, log: MessageSink, message: RecordedMessage) -> None:
+    def _write_sensor(self, log: McapLog, message: RecordedMessage) -> None:
         """The reading, where the vehicle was, and where the sensor sits. A file that cannot be read is counted."""
         moment, channel = message.timestamp_us, message.channel
         edges = [
@@ -223,7 +223,7 @@ class SceneReplay:
         if channel == LIDAR_CHANNEL:
             log.write("/pose", moment, convert.pose_in_map(moment, message.global_from_ego))
 
-    def _write_keyframe(self, log: MessageSink, moment: int, token: str) -> None:
+    def _write_keyframe(self, log: McapLog, moment: int, token: str) -> None:
         """Annotations, detections and the fused features of a complete keyframe, logged when it became complete."""
         began = time.perf_counter()
         frame = self._reader.frame(token)

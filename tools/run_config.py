@@ -27,7 +27,7 @@ class RunConfig:
 
 def config_to_json(config: RunConfig) -> str:
     """The config as indented JSON, every field written out."""
-    return _adapter().dump_json(config, indent=2).decode() + "\n"
+    return TypeAdapter(RunConfig).dump_json(config, indent=2).decode() + "\n"
 
 
 def config_from_json(text: str, source: str) -> RunConfig:
@@ -36,7 +36,7 @@ def config_from_json(text: str, source: str) -> RunConfig:
     Raises InputRefused naming `source`, the field and the expected type for anything that does not fit, an unknown
     field included: a misspelt option must not be ignored in silence.
     """
-    adapter = _adapter()
+    adapter = TypeAdapter(RunConfig)
     try:
         given = json.loads(text, parse_constant=_refuse_constant)
         config = adapter.validate_json(text, strict=True)
@@ -70,10 +70,6 @@ def write_config(path: Path, config: RunConfig) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(config_to_json(config))
     temporary.replace(path)
-
-
-def _adapter() -> TypeAdapter[RunConfig]:
-    return TypeAdapter(RunConfig)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 import tyro
@@ -77,6 +77,7 @@ def visualize(arguments: VisualizeArguments) -> Path:
     return arguments.output
 
 
+@runtime_checkable
 class DetectionSource(Protocol):
     """Where the detections of a frame come from."""
 

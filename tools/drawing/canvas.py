@@ -108,12 +108,18 @@ def enlarged(picture: UInt8[Tensor, "H W 3"], height: int, width: int) -> UInt8[
 def _font(size: int, weight: Weight) -> ImageFont.FreeTypeFont:
     # DejaVu comes with matplotlib, which nuscenes-devkit brings: the same letters on every machine.
     name = "DejaVuSans-Bold.ttf" if weight == "bold" else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def printable(string: str) -> str:
+    """The text with every control character replaced: names come from files, and fonts have no line feed."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in string)
 
 
 def text_width(string: str, size: int, weight: Weight = "regular") -> float:
     """How many pixels wide the text is."""
-    return float(_font(size, weight).getlength(string))
+    return float(_font(size, weight).getlength(printable(string)))
 
 
 def letter(picture: UInt8[Tensor, "H W 3"], texts: Sequence[Text]) -> None:

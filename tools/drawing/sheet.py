@@ -236,10 +236,9 @@ def _feature_tile(
 def _weight_tiles(sheet: UInt8[Tensor, "H W 3"], left: int, top: int, side: int, fused: FusedView) -> None:
     if fused.modality_weights is None:
         return
-    high = max(float(fused.modality_weights.nan_to_num(0.0).max()), 1e-6)
     view = BevView.fitting(fused.grid.x_range, fused.grid.y_range, side, side)
     for index, (name, weights) in enumerate(zip(fused.modality_names, fused.modality_weights, strict=True)):
-        tile = enlarged(heat(weights, 0.0, high), view.height, view.width)
+        tile = enlarged(heat(weights, 0.0, 1.0), view.height, view.width)
         label = f"{name}  {float(weights.nan_to_num(0.0).mean()):.2f}"
         chip(tile, 0, 0, round(text_width(label, 14, "bold")) + 16, 24, 0.65)
         letter(tile, [Text(8, 17, label, 14, INK, "ls", "bold")])

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import foxglove
 from foxglove.channels import (
@@ -51,14 +51,6 @@ _CHANNEL_OF_MESSAGE: dict[type, Any] = {
     PoseInFrame: PoseInFrameChannel,
     SceneUpdate: SceneUpdateChannel,
 }
-
-
-class MessageSink(Protocol):
-    """Where messages go in the order of their time."""
-
-    def write(self, topic: str, timestamp_us: int, message: Message) -> None:
-        """One message, logged at this time."""
-        ...
 
 
 class McapLog:
