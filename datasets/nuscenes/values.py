@@ -13,6 +13,9 @@ from datasets.faults import InputRefused
 _EARLIEST_US, _LATEST_US = 946_684_800_000_000, 4_102_444_800_000_000
 
 
+_NUMBERS = frozenset((int, float))
+
+
 def _is_text(value: Any) -> bool:
     return type(value) is str
 
@@ -42,14 +45,14 @@ def is_vector(value: Any, length: int = 3) -> bool:
     return (
         type(value) is list
         and len(value) == length
-        and all(type(number) is float or type(number) is int for number in value)
+        and _NUMBERS.issuperset(map(type, value))
         # Refuses infinities and NaN, and integers that no float can hold; no length in metres comes near it.
         and sum(map(abs, value)) < 1e15
     )
 
 
 def _is_quaternion(value: Any) -> bool:
-    return is_vector(value, 4) and abs(math.sqrt(sum(number * number for number in value)) - 1.0) <= 1e-3
+    return is_vector(value, 4) and abs(math.hypot(*value) - 1.0) <= 1e-3
 
 
 def _is_size(value: Any) -> bool:
