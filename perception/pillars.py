@@ -78,7 +78,9 @@ class _LargestProjections(torch.autograd.Function):
         start = projected.new_full((count, channels), -torch.inf)
         largest = start.scatter_reduce(0, owner[:, None].expand(-1, channels), projected, "amax")
         if ctx.needs_input_grad[1]:
-            row, channel = torch.nonzero(projected == largest.index_select(0, owner), as_tuple=True)
+            # Flat: nonzero with two indices takes three times as long.
+            held = torch.nonzero((projected == largest.index_select(0, owner)).flatten())[:, 0]
+            row, channel = held // channels, held % channels
             holder = row.new_full((count * channels,), len(values))
             holder = holder.scatter_reduce(0, owner[row] * channels + channel, row, "amin")
             ctx.save_for_backward(values, holder.view(count, channels))

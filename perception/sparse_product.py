@@ -29,6 +29,19 @@ def sparse_product(
     return matrix @ dense
 
 
+def sampled_product(
+    row_starts: Int64[Tensor, "_"],
+    columns: Int64[Tensor, "E"],
+    left: Float[Tensor, "R C"],
+    right: Float[Tensor, "P C"],
+) -> Float[Tensor, "E"]:
+    """left[row] . right[columns[e]] for each entry e: the gradient of a sparse product's values. No gradients."""
+    size, no_values = (len(left), len(right)), left.new_zeros(len(columns))
+    pattern = torch.sparse_csr_tensor(row_starts, columns, no_values, size=size, check_invariants=False)
+    values: Tensor = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+    return values
+
+
 def starts_of(counts: Int64[Tensor, "R"]) -> Int64[Tensor, "_"]:
     """Where each of R rows starts, and the end of the last, from the number of entries in each."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -13,10 +13,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from perception.grid import BevGrid
-from perception.sparse_product import sparse_product, starts_of
-
-# Entries of the sparse matrix that are looked at together when its gradient is computed (x channels x 4 bytes).
-_CHUNK = 1 << 18
+from perception.sparse_product import sampled_product, sparse_product, starts_of
 
 
 @dataclass(frozen=True)
@@ -139,15 +136,9 @@ class _Splat(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None, None]:
         depth, context, entries, pixel, cell = ctx.saved_tensors
         grad = grads[0].contiguous()
-        values = depth.flatten()[entries]
         # The entries are in the order of the pixels already: as a matrix, that is the transposed one.
         starts = starts_of(torch.bincount(pixel, minlength=len(context)))
-        grad_context = sparse_product(starts, cell, values, grad)
-        grad_values = torch.cat(
-            [
-                (grad.index_select(0, some_cells) * context.index_select(0, some_pixels)).sum(dim=1)
-                for some_cells, some_pixels in zip(cell.split(_CHUNK), pixel.split(_CHUNK), strict=True)
-            ]
-        )
+        grad_context = sparse_product(starts, cell, depth.flatten()[entries], grad)
+        grad_values = sampled_product(starts, cell, context, grad)
         grad_depth = depth.new_zeros(depth.numel()).index_copy(0, entries, grad_values).view_as(depth)
         return grad_depth, grad_context, None, None

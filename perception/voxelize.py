@@ -99,9 +99,10 @@ def voxelize(cloud: PointBatch, grid: VoxelGrid) -> Voxels:
     # Compared as floats: a NaN or an infinity has no integer.
     cells = torch.floor((points[:, :3] - origin) / sizes)
     inside = ((cells >= 0) & (cells < cells.new_tensor([columns, rows, layers]))).all(dim=1)
-    kept = torch.nonzero(inside & torch.isfinite(points).all(dim=1))[:, 0]
-    x, y, z = cells[kept].long().unbind(dim=1)
-    key = ((cloud.sample_index[kept] * layers + z) * rows + y) * columns + x
+    # Nothing finite times zero is zero, everything else NaN.
+    kept = torch.nonzero(inside & ((points * 0).sum(dim=1) == 0))[:, 0]
+    x, y, z = cells.index_select(0, kept).long().unbind(dim=1)
+    key = ((cloud.sample_index.index_select(0, kept) * layers + z) * rows + y) * columns + x
     key, order = torch.sort(key, stable=True)
     voxel_key, voxel_of_point, counts = torch.unique_consecutive(key, return_inverse=True, return_counts=True)
     indices = torch.stack(
@@ -113,4 +114,4 @@ def voxelize(cloud: PointBatch, grid: VoxelGrid) -> Voxels:
         ],
         dim=1,
     )
-    return Voxels(grid, cloud.batch_size, indices.int(), points[kept[order]], voxel_of_point, counts)
+    return Voxels(grid, cloud.batch_size, indices.int(), points.index_select(0, kept[order]), voxel_of_point, counts)
