@@ -3,8 +3,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.simulate import simulate as write_dataset
@@ -15,7 +16,7 @@ from tools.progress import Progress
 class SimulateArguments:
     """What `bevel simulate` takes."""
 
-    directory: Positional[Path]
+    directory: Positional[Annotated[Path, arg(metavar="DIR")]]
     """The folder to write the dataset to; it must not exist, or be empty."""
     scenes: int = 10
     """How many scenes; up to 10 are written as v1.0-mini with its official split, more as v1.0-trainval."""

@@ -90,10 +90,11 @@ def _count(
 
 def _points_in(boxes: Boxes3D, cloud: Float64[Array, "P 3"]) -> Int64[Array, "M"]:
     counts = np.zeros(len(boxes), np.int64)
+    x, y = (np.ascontiguousarray(cloud[:, i]) for i in (0, 1))
     for i in range(len(boxes)):
         # Only what is near the box is worth the exact test.
-        reach = float(boxes.sizes_wlh[i].norm())
-        near = (np.abs(cloud[:, :2] - boxes.centers[i, :2].numpy()) <= reach).all(axis=1)
+        reach, middle = float(boxes.sizes_wlh[i].norm()), boxes.centers[i].tolist()
+        near = (np.abs(x - middle[0]) <= reach) & (np.abs(y - middle[1]) <= reach)
         counts[i] = int(boxes[torch.tensor([i])].points_inside(torch.from_numpy(cloud[near])).sum())
     return counts
 
@@ -136,4 +137,4 @@ def _surface_points(user: RoadUser, time: float) -> Float32[Array, "K 3"]:
     x, y, yaw = user.track.at(time)
     cos, sin = np.cos(yaw), np.sin(yaw)
     placed = local @ np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]]) + np.array([x, y, user.track.z])
-    return placed.astype(np.float32)
+    return np.asarray(placed, np.float32)

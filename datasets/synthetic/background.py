@@ -106,7 +106,7 @@ def _take(
     if cells.min() < 0 or cells.max() >= min(taken.shape):
         return False
     mask = np.zeros_like(taken)
-    cv2.fillConvexPoly(mask, cells, 1)
+    cv2.fillConvexPoly(mask, cells, (1,))
     if (taken & mask).any():
         return False
     taken |= mask

@@ -18,7 +18,8 @@ def beam_directions() -> Float32[Array, "N 3"]:
     azimuths = np.pi - np.arange(_AZIMUTH_STEPS) * 2 * np.pi / _AZIMUTH_STEPS
     azimuth, elevation = np.repeat(azimuths, len(ELEVATIONS)), np.tile(ELEVATIONS, _AZIMUTH_STEPS)
     flat = np.cos(elevation)
-    return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=1).astype(np.float32)
+    directions = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=1)
+    return np.asarray(directions, np.float32)
 
 
 def sweep(

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from datasets.synthetic.arrays import Array
-from datasets.synthetic.bodies import draw_body
+from datasets.synthetic.bodies import Kind, draw_body
 from datasets.synthetic.motion import along, resting, travel
 from datasets.synthetic.paths import Path
 from datasets.synthetic.roads import CORNER, CURB_HEIGHT, LANE_WIDTH, SIDEWALK_WIDTH, RoadPlan
@@ -23,13 +23,13 @@ def flowing_lane(
         body = draw_body(kind, rng, rider=True)
         length = body.size_wlh[1]
         street.add(body, along(lane, place + length / 2, times, travelled), parked=False)
-        if kind == "truck" and rng.random() < 0.5:
+        if kind == "truck" and rng.random() < 0.6:
             towed = draw_body("trailer", rng)
             place -= towed.size_wlh[1] + 0.7
             behind = along(lane, place + towed.size_wlh[1] / 2, times, travelled)
             street.add(towed, behind, parked=False, margin=0.05)
             place += towed.size_wlh[1] + 0.7
-        place += length + 6.0 + float(rng.exponential(11.0))
+        place += length + 6.0 + float(rng.exponential(13.0))
 
 
 def waiting_queue(street: Street, lane: Path, stop_line: float, times: Times, rng: np.random.Generator) -> None:
@@ -50,7 +50,7 @@ def _beside(path: Path, distance: float, left: float, turn: float = 0.0) -> tupl
 
 def work_zone(street: Street, plan: RoadPlan, begin: float, side: int, rng: np.random.Generator) -> None:
     """A stretch of the parking lane fenced off: cones to lead around it, barriers along it, machines inside."""
-    edge, count = plan.lanes * LANE_WIDTH, int(rng.integers(5, 10))
+    edge, count = plan.lanes * LANE_WIDTH, int(rng.integers(4, 9))
     for step in range(4):
         for offset, place in (
             (2.5 - 0.7 * step, begin - 5.0 + 1.3 * step),
@@ -77,9 +77,9 @@ def parked_row(street: Street, plan: RoadPlan, side: int, reach: float, rng: np.
     middle, gap = plan.lanes * LANE_WIDTH + 1.6, plan.cross_half_width + CORNER + 1.0
     place = -reach
     while place < reach:
-        if rng.random() < 0.45 and abs(place) > gap + 6.0:
+        if rng.random() < 0.36 and abs(place) > gap + 6.0:
             draw = rng.random()
-            kind = "car" if draw < 0.8 else "truck" if draw < 0.88 else "trailer" if draw < 0.95 else "bus"
+            kind: Kind = "car" if draw < 0.74 else "truck" if draw < 0.84 else "trailer" if draw < 0.94 else "bus"
             body = draw_body(kind, rng)
             turn = (0.0 if side < 0 else np.pi) + float(rng.normal(0.0, 0.02))
             place += body.size_wlh[1] / 2
@@ -93,11 +93,11 @@ def parked_row(street: Street, plan: RoadPlan, side: int, reach: float, rng: np.
 def stabled_cycles(street: Street, plan: RoadPlan, reach: float, rng: np.random.Generator) -> None:
     """Groups of motorcycles at the curb and of bicycles along the walls, without riders."""
     gap = plan.cross_half_width + CORNER + 2.0
-    for group in range(int(rng.integers(5, 9))):
-        kind = "motorcycle" if group % 2 else "bicycle"
+    for group in range(int(rng.integers(4, 7))):
+        kind: Kind = "motorcycle" if group % 2 else "bicycle"
         place, side = float(rng.uniform(gap, 0.75 * reach)) * rng.choice([-1, 1]), int(rng.choice([-1, 1]))
         left = side * (plan.main_half_width + (1.4 if group % 2 else SIDEWALK_WIDTH - 1.0))
-        for step in range(int(rng.integers(1, 5))):
+        for step in range(int(rng.integers(1, 4))):
             turn = side * np.pi / 2 + float(rng.normal(0.0, 0.15))
             x, y, yaw = _beside(plan.main, place + 1.3 * step, left, turn)
             if abs(place + 1.3 * step) > gap:
@@ -107,7 +107,7 @@ def stabled_cycles(street: Street, plan: RoadPlan, reach: float, rng: np.random.
 def cyclists(street: Street, plan: RoadPlan, reach: float, times: Times, rng: np.random.Generator) -> None:
     """People on bicycles at the right edge of the carriageway."""
     offset = plan.lanes * LANE_WIDTH + 0.1
-    for _ in range(int(rng.integers(4, 8))):
+    for _ in range(int(rng.integers(3, 7))):
         forward = rng.random() < 0.5
         path = plan.main.shifted(-offset) if forward else plan.main.shifted(offset).reversed()
         travelled = travel(times, np.full(len(times), float(rng.uniform(3.0, 6.0))))
@@ -124,7 +124,7 @@ def sidewalk_people(street: Street, plan: RoadPlan, reach: float, times: Times, 
         (plan.cross, plan.cross_half_width, plan.main_half_width, 0.5 * reach),
     ):
         gap = other_half + CORNER + 0.5
-        for _ in range(int(near * rng.uniform(0.12, 0.36))):
+        for _ in range(int(near * rng.uniform(0.08, 0.24))):
             side, beyond = int(rng.choice([-1, 1])), int(rng.choice([-1, 1]))
             offset = side * (half + float(rng.uniform(0.7, SIDEWALK_WIDTH - 0.6)))
             place = beyond * float(rng.uniform(gap, near))

@@ -16,13 +16,13 @@ _GRAVITY = 9.81
 
 
 def _instants(config: WorldConfig, rate: float) -> list[float]:
-    return np.arange(-0.5, config.duration + 0.5, 1.0 / rate).tolist()
+    return [-0.5 + step / rate for step in range(int((config.duration + 1.0) * rate))]
 
 
 def pose_messages(config: WorldConfig, index: int, world: World) -> list[dict[str, object]]:
     """The messages of `can_bus/<scene>_pose.json`: 50 Hz, positions in global, velocity in ego axes."""
     rng = np.random.default_rng([config.seed, index, 3])
-    messages = []
+    messages: list[dict[str, object]] = []
     for time in _instants(config, _POSE_RATE):
         x, y, yaw = world.drive.track.at(time)
         ahead, left = world.drive.acceleration(time)
@@ -55,7 +55,7 @@ def gps_messages(config: WorldConfig, index: int, world: World) -> list[dict[str
     """
     rng = np.random.default_rng([config.seed, index, 4])
     drift = rng.normal(0.0, _GPS_DRIFT, 3)
-    messages = []
+    messages: list[dict[str, object]] = []
     for time in _instants(config, _GPS_RATE):
         x, y, _ = world.drive.track.at(time)
         east, north, up = np.array([x, y, 0.0]) + world.global_offset + drift + rng.normal(0.0, _GPS_NOISE, 3)

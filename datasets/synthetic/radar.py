@@ -25,7 +25,8 @@ def fan_directions() -> Float32[Array, "N 3"]:
     azimuths = np.linspace(-_HALF_FOV, _HALF_FOV, 241)
     azimuth, elevation = np.tile(azimuths, 2), np.repeat(np.radians([0.3, 2.5]), len(azimuths))
     flat = np.cos(elevation)
-    return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=1).astype(np.float32)
+    directions = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=1)
+    return np.asarray(directions, np.float32)
 
 
 def sweep(

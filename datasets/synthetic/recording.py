@@ -93,8 +93,8 @@ def _measure(job: RecordingJob, surroundings: Surroundings, shot: Shot) -> tuple
 def _to_global(
     world: World, world_from_sensor: Float64[Array, "4 4"], points: Float32[Array, "P C"]
 ) -> Float64[Array, "P 3"]:
-    moved: Float64[Array, "P 3"] = points[:, :3].astype(np.float64) @ world_from_sensor[:3, :3].T
-    return moved + world_from_sensor[:3, 3] + world.global_offset
+    moved = points[:, :3].astype(np.float64) @ world_from_sensor[:3, :3].T
+    return np.asarray(moved + world_from_sensor[:3, 3] + world.global_offset)
 
 
 def _truth(

@@ -88,7 +88,7 @@ class _Painter:
         outline = np.concatenate([poses[:, :2] + left * normals, (poses[:, :2] + right * normals)[::-1]])
         # Sixteenths of a cell; cv2 counts from the middle of a cell.
         corners = np.round(((outline + self._half_size) / RESOLUTION - 0.5) * 16).astype(np.int32)
-        cv2.fillPoly(self.cells, [corners], int(material), lineType=cv2.LINE_8, shift=4)
+        cv2.fillPoly(self.cells, [corners], (int(material),), lineType=cv2.LINE_8, shift=4)
 
 
 def _paint(half_size: float, main: Path, cross: Path, lanes: int, main_half: float, cross_half: float) -> SurfaceMap:
@@ -108,17 +108,17 @@ def _paint(half_size: float, main: Path, cross: Path, lanes: int, main_half: flo
 
 
 def _paint_lines(painter: _Painter, path: Path, lanes: int, half: float, span: tuple[float, float]) -> None:
-    for offset in (-0.15, 0.15):
-        painter.strip(path, offset + 0.07, offset - 0.07, span, Material.MARKING_YELLOW)
+    for offset in (-0.2, 0.2):
+        painter.strip(path, offset + 0.1, offset - 0.1, span, Material.MARKING_YELLOW)
     edge = lanes * LANE_WIDTH
     for side in (-1, 1):
         if half - edge > 1.0:
-            painter.strip(path, side * edge + 0.07, side * edge - 0.07, span, Material.MARKING_WHITE)
+            painter.strip(path, side * edge + 0.1, side * edge - 0.1, span, Material.MARKING_WHITE)
         for index in range(1, lanes):
             for start in np.arange(span[0], span[1] - 3.0, 9.0):
                 offset = side * index * LANE_WIDTH
                 painter.strip(
-                    path, offset + 0.07, offset - 0.07, (float(start), float(start) + 3.0), Material.MARKING_WHITE
+                    path, offset + 0.1, offset - 0.1, (float(start), float(start) + 3.0), Material.MARKING_WHITE
                 )
 
 

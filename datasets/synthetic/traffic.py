@@ -104,4 +104,4 @@ class Street:
 def draw_vehicle_kind(rng: np.random.Generator) -> Kind:
     """What drives in a lane."""
     kinds: tuple[Kind, ...] = ("car", "truck", "bus", "motorcycle")
-    return kinds[int(rng.choice(len(kinds), p=(0.7, 0.12, 0.09, 0.09)))]
+    return kinds[int(rng.choice(len(kinds), p=(0.74, 0.14, 0.05, 0.07)))]

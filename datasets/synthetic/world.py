@@ -1,5 +1,6 @@
 """A scene's world: the roads, what stands on them, who moves, and how the ego vehicle drives through."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ class World:
 
 def half_size(config: WorldConfig) -> float:
     """Half the side of the mapped square, metres: the longest drive, and the sensors' range around it."""
-    return 130.0 + np.ceil(config.duration * 11.0 / 10.0) * 5.0
+    return 130.0 + math.ceil(config.duration * 1.1) * 5.0
 
 
 def build_world(config: WorldConfig, index: int) -> World:
@@ -130,10 +131,8 @@ def _populate(
     times = drive.track.times
     with_ego = travel(times, drive.speeds)
     main_flows = manoeuvre != "stop and go"
-    for _ in range(int(rng.integers(1, 3))):
-        begin = float(rng.uniform(18.0, 0.6 * reach)) * float(rng.choice([-1, 1]))
-        populate.work_zone(street, plan, begin, int(rng.choice([-1, 1])), rng)
     for side in (-1, 1):
+        populate.work_zone(street, plan, _place_near(plan, drive, rng), side, rng)
         populate.parked_row(street, plan, side, reach, rng)
     steady = [travel(times, np.full(len(times), float(rng.uniform(6.0, 11.0)))) for _ in range(6)]
     for forward in (True, False):
@@ -151,6 +150,14 @@ def _populate(
     populate.cyclists(street, plan, reach, times, rng)
     populate.stabled_cycles(street, plan, reach, rng)
     populate.sidewalk_people(street, plan, 0.8 * reach, times, rng)
+
+
+def _place_near(plan: RoadPlan, drive: Drive, rng: np.random.Generator) -> float:
+    """A distance on the main road that the ego vehicle comes past, with room for a work zone before the junction."""
+    here = drive.track.poses[int(rng.integers(len(drive.track.poses))), :2]
+    nearest = plan.main.distances[np.argmin(np.linalg.norm(plan.main.points - here, axis=1))]
+    place, room = float(nearest + rng.uniform(-20.0, 30.0)), plan.cross_half_width + 10.0
+    return max(place, room) if place > 0 else min(place, -room - 30.0)
 
 
 def _fill_lane(
