@@ -19,6 +19,7 @@ from tools.drawing.bev import BevScene, BevView, draw_bev
 from tools.drawing.boxes import box_strokes, draw_boxes
 from tools.drawing.canvas import blank, fill
 from tools.drawing.features import feature_norm, heat, principal_colors
+from tools.drawing.frame_scene import annotation_colors
 from tools.drawing.legend import wrapped
 from tools.drawing.palette import CLASS_COLORS, GROUND, RADAR
 from tools.drawing.sheet import FusedView, draw_sheet
@@ -148,8 +149,8 @@ def test_bev_pixels_have_ahead_up_and_left_left() -> None:
 
 
 def test_a_detection_is_painted_where_it_stands() -> None:
-    empty = draw_bev(BevScene(torch.zeros(0, 3), torch.zeros(0, 4), None, None), VIEW)
-    drawn = draw_bev(BevScene(torch.zeros(0, 3), torch.zeros(0, 4), None, box(10.0, 8.0)), VIEW)
+    empty = draw_bev(BevScene(torch.zeros(0, 3), torch.zeros(0, 4), None, (), None), VIEW)
+    drawn = draw_bev(BevScene(torch.zeros(0, 3), torch.zeros(0, 4), None, (), box(10.0, 8.0)), VIEW)
     v, u = (empty != drawn).any(dim=2).nonzero().float().mean(dim=0).tolist()
     expected = VIEW.pixels(torch.tensor([[10.0, 8.0]]))[0]
     assert abs(u - float(expected[0])) < 1.5
@@ -158,7 +159,7 @@ def test_a_detection_is_painted_where_it_stands() -> None:
 
 def test_lidar_point_and_radar_return_are_painted_where_they_are() -> None:
     points, returns = torch.tensor([[15.0, -9.0, 1.0]]), torch.tensor([[-12.0, 5.0, 0.0, 0.0]])
-    picture = draw_bev(BevScene(points, returns, None, None), VIEW)
+    picture = draw_bev(BevScene(points, returns, None, (), None), VIEW)
     u, v = VIEW.pixels(points[:, :2])[0].round().long().tolist()
     assert picture[v, u].tolist() != list(GROUND)
     u, v = VIEW.pixels(returns[:, :2])[0].round().long().tolist()
@@ -167,16 +168,16 @@ def test_lidar_point_and_radar_return_are_painted_where_they_are() -> None:
 
 
 def test_points_that_are_not_finite_or_outside_change_nothing() -> None:
-    empty = draw_bev(BevScene(torch.zeros(0, 3), torch.zeros(0, 4), None, None), VIEW)
+    empty = draw_bev(BevScene(torch.zeros(0, 3), torch.zeros(0, 4), None, (), None), VIEW)
     bad = torch.tensor([[math.nan, 0.0, 0.0], [math.inf, 0.0, 0.0], [1e6, 0.0, 0.0], [0.0, -25.0, 0.0]])
     returns = torch.tensor([[math.nan, 0.0, 0.0, 0.0]])
-    assert torch.equal(draw_bev(BevScene(bad, returns, Boxes3D.empty(), Boxes3D.empty()), VIEW), empty)
+    assert torch.equal(draw_bev(BevScene(bad, returns, Boxes3D.empty(), (), Boxes3D.empty()), VIEW), empty)
 
 
 def test_unknown_velocity_draws_no_arrow() -> None:
     still = box(5.0, 5.0)
     unknown = replace(still, velocities=torch.full((1, 2), math.nan))
-    scenes = [BevScene(torch.zeros(0, 3), torch.zeros(0, 4), None, boxes) for boxes in (still, unknown)]
+    scenes = [BevScene(torch.zeros(0, 3), torch.zeros(0, 4), None, (), boxes) for boxes in (still, unknown)]
     assert torch.equal(draw_bev(scenes[0], VIEW), draw_bev(scenes[1], VIEW))
 
 
@@ -220,6 +221,18 @@ def test_sheet_shows_the_annotation_in_the_cameras() -> None:
     assert changed.any()
     painted = with_box[tile][changed].float().mean(dim=0)
     assert int(painted.argmax()) == int(torch.tensor(CLASS_COLORS[0]).argmax())
+
+
+def test_an_annotation_that_no_point_hit_is_dimmed() -> None:
+    frame = logged_frame(concatenate([box(15.0, 0.0), box(9.0, 4.0)]))
+    assert frame.annotations is not None
+    unseen = replace(
+        frame.annotations, lidar_point_counts=torch.tensor([3, 0]), radar_point_counts=torch.tensor([0, 0])
+    )
+    colors = annotation_colors(replace(frame, annotations=unseen), plain=True)
+    assert colors[0] == CLASS_COLORS[0]
+    assert sum(colors[1]) < sum(colors[0])
+    assert annotation_colors(logged_frame(None), plain=True) == ()
 
 
 def test_sheet_of_a_frame_with_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,6 @@ from torch import Tensor
 from datasets.boxes import Boxes3D
 from tools.drawing.canvas import Text, blank, disc, fill, letter, shrunk, stroke
 from tools.drawing.palette import (
-    ANNOTATION,
     CLASS_COLORS,
     EGO,
     FAINT,
@@ -82,12 +82,13 @@ class BevView:
 class BevScene:
     """What is to be seen, all in ego: LiDAR points (P, 3); radar returns (R, 4: x, y, vx, vy over ground).
 
-    `annotations` and `detections` are None where there are none to show.
+    `annotations` and `detections` are None where there are none to show; `annotation_colors`: one for each.
     """
 
     lidar_points: Float32[Tensor, "P 3"]
     radar_returns: Float32[Tensor, "R 4"]
     annotations: Boxes3D | None
+    annotation_colors: tuple[Color, ...]
     detections: Boxes3D | None
 
 
@@ -99,12 +100,11 @@ def draw_bev(scene: BevScene, view: BevView) -> UInt8[Tensor, "H W 3"]:
     _draw_lidar(picture, large, scene.lidar_points)
     _draw_ego(picture, large)
     if scene.detections is not None:
-        colors = class_colors(scene.detections)
-        draw_ground_boxes(picture, large, scene.detections, colors, 5, 0.22)
-        _draw_velocities(picture, large, scene.detections, colors, 3)
+        found = class_colors(scene.detections)
+        draw_ground_boxes(picture, large, scene.detections, found, 5, 0.22)
+        _draw_velocities(picture, large, scene.detections, found, 3)
     if scene.annotations is not None:
-        plain = scene.detections is None
-        colors = class_colors(scene.annotations) if plain else [ANNOTATION] * len(scene.annotations)
+        plain, colors = scene.detections is None, scene.annotation_colors
         draw_ground_boxes(picture, large, scene.annotations, colors, 3 if plain else 2, 0.16 if plain else 0.0)
         _draw_velocities(picture, large, scene.annotations, colors, 2)
     _draw_radar(picture, large, scene.radar_returns)
@@ -120,7 +120,12 @@ def class_colors(boxes: Boxes3D) -> list[Color]:
 
 
 def draw_ground_boxes(
-    picture: UInt8[Tensor, "H W 3"], view: BevView, boxes: Boxes3D, colors: list[Color], thickness: int, opacity: float
+    picture: UInt8[Tensor, "H W 3"],
+    view: BevView,
+    boxes: Boxes3D,
+    colors: Sequence[Color],
+    thickness: int,
+    opacity: float,
 ) -> None:
     """Boxes (ego) as turned rectangles with a tick towards their front, filled to `opacity`."""
     corners = boxes.corners()[:, [0, 1, 5, 4], :2]
@@ -134,7 +139,7 @@ def draw_ground_boxes(
 
 
 def _draw_velocities(
-    picture: UInt8[Tensor, "H W 3"], view: BevView, boxes: Boxes3D, colors: list[Color], thickness: int
+    picture: UInt8[Tensor, "H W 3"], view: BevView, boxes: Boxes3D, colors: Sequence[Color], thickness: int
 ) -> None:
     """An arrow of one second's motion from the middle of each box that moves and whose velocity is known."""
     moving = torch.isfinite(boxes.velocities).all(dim=1) & (boxes.velocities.norm(dim=1) >= _SLOWEST_ARROW)

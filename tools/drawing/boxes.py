@@ -1,5 +1,6 @@
 """3D boxes in a camera picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +86,7 @@ def draw_boxes(
     boxes: Boxes3D,
     cam_from_boxes: Transform,
     camera: PinholeCamera,
-    colors: list[Color],
+    colors: Sequence[Color],
     thickness: int,
 ) -> None:
     """Draw the boxes (in any frame, with `cam_from_boxes`) into the picture, the farthest first.

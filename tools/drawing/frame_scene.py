@@ -7,7 +7,8 @@ from torch import Tensor
 from calibration.transforms import Transform, invert, rotate_vectors, transform_points
 from datasets.boxes import Boxes3D
 from datasets.frames import RADAR_FIELDS, LogFrame, PointSweep
-from tools.drawing.bev import BevScene
+from tools.drawing.bev import BevScene, class_colors
+from tools.drawing.palette import ANNOTATION, Color, dimmed
 
 _VELOCITY = [RADAR_FIELDS.index("vx_comp"), RADAR_FIELDS.index("vy_comp")]
 
@@ -21,8 +22,22 @@ def bev_scene(frame: LogFrame, detections: Boxes3D | None) -> BevScene:
         lidar_points=_lidar_points(frame),
         radar_returns=_radar_returns(frame),
         annotations=annotations,
+        annotation_colors=annotation_colors(frame, plain=detections is None),
         detections=None if detections is None else detections.to(torch.float32),
     )
+
+
+def annotation_colors(frame: LogFrame, plain: bool) -> tuple[Color, ...]:
+    """One colour for each annotation: its class's where it is drawn `plain`, without detections, otherwise white.
+
+    An object that no LiDAR or radar point hit is dimmed: it is behind something, and nobody can be asked to find it.
+    """
+    if frame.annotations is None:
+        return ()
+    boxes = frame.annotations.boxes_global
+    colors = class_colors(boxes) if plain else [ANNOTATION] * len(boxes)
+    hit = (frame.annotations.lidar_point_counts + frame.annotations.radar_point_counts) > 0
+    return tuple(color if seen else dimmed(color) for color, seen in zip(colors, hit.tolist(), strict=True))
 
 
 def _ego_from_sweep(frame: LogFrame, channel: str, sweep: PointSweep) -> Transform:

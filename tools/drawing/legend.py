@@ -9,7 +9,7 @@ from datasets.classes import CAMERA_CHANNELS, DETECTION_CLASSES, LIDAR_CHANNEL, 
 from datasets.faults import SensorFault
 from datasets.frames import LogFrame
 from tools.drawing.canvas import Text, disc, fill, letter, stroke, text_width
-from tools.drawing.palette import ANNOTATION, CLASS_COLORS, FAINT, INK, RADAR, SOFT, WARNING
+from tools.drawing.palette import ANNOTATION, CLASS_COLORS, FAINT, INK, RADAR, SOFT, WARNING, dimmed
 
 _CHANNELS = (*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS)
 
@@ -61,7 +61,7 @@ def class_legend(
 
 
 def _stroke_legend(sheet: UInt8[Tensor, "H W 3"], left: int | float, y: int | float, with_detections: bool) -> None:
-    entries = ["annotation", "arrow: way of one second", "radar return, radial velocity"]
+    entries = ["annotation", "annotation without points", "arrow: one second", "radar return, radial velocity"]
     if with_detections:
         entries = ["detection", *entries]
     x = left
@@ -72,6 +72,8 @@ def _stroke_legend(sheet: UInt8[Tensor, "H W 3"], left: int | float, y: int | fl
             stroke(sheet, line, CLASS_COLORS[0], 3)
         elif entry == "annotation":
             stroke(sheet, line, ANNOTATION if with_detections else CLASS_COLORS[0], 1 if with_detections else 2)
+        elif entry.startswith("annotation"):
+            stroke(sheet, line, dimmed(ANNOTATION if with_detections else CLASS_COLORS[0]), 1 if with_detections else 2)
         elif entry.startswith("radar"):
             stroke(sheet, line, RADAR, 1)
             disc(sheet, line[0] + torch.tensor([4.0, 0.0]), 3.0, RADAR)

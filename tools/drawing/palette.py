@@ -38,3 +38,9 @@ HEIGHT_STOPS: tuple[tuple[float, Color], ...] = (
     (2.0, (178, 208, 222)),
     (4.0, (244, 238, 218)),
 )
+
+
+def dimmed(color: Color) -> Color:
+    """The colour of what is there but was not seen."""
+    red, green, blue = ((value + 2 * ground) // 3 for value, ground in zip(color, FAINT, strict=True))
+    return red, green, blue

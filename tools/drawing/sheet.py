@@ -18,9 +18,9 @@ from tools.drawing.bev import BevView, class_colors, draw_bev, draw_ground_boxes
 from tools.drawing.boxes import draw_boxes
 from tools.drawing.canvas import Text, blank, chip, disc, enlarged, letter, shrunk, text_width
 from tools.drawing.features import heat, principal_colors
-from tools.drawing.frame_scene import bev_scene
+from tools.drawing.frame_scene import annotation_colors, bev_scene
 from tools.drawing.legend import class_legend, sensor_table, wrapped
-from tools.drawing.palette import ANNOTATION, FAINT, INK, PAGE, SOFT, TILE, WARNING, Color
+from tools.drawing.palette import ANNOTATION, FAINT, INK, PAGE, SOFT, TILE, WARNING
 
 _WIDTH, _PAD, _GAP, _HEADER = 2560, 24, 8, 84
 # Cameras are drawn this many times too large and averaged down.
@@ -138,7 +138,7 @@ def camera_picture(
     if frame.annotations is not None:
         boxes = frame.annotations.boxes_global
         plain = detections is None
-        colors: list[Color] = class_colors(boxes) if plain else [ANNOTATION] * len(boxes)
+        colors = annotation_colors(frame, plain)
         draw_boxes(picture, boxes, cam_from_global, camera, colors, thickness if plain else max(1, thickness // 2))
     return picture
 
