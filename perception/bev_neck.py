@@ -27,9 +27,9 @@ class CellNorm(nn.Module):
 class CellLinear(nn.Module):
     """A 1x1 convolution, as the matrix product it is: on the CPU, torch's convolution is slow at it."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
+        self.linear = nn.Linear(in_channels, out_channels)
 
     def forward(self, bev: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B D Y X"]:
         """The same cells with other channels."""
@@ -38,11 +38,15 @@ class CellLinear(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, CellNorm, ReLU."""
+    """Convolution, CellNorm, ReLU.
+
+    The norm takes the length of a feature vector away; against the convolution's bias, weak features (a cell that the
+    cameras hardly reach) stay different from strong ones.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2)
         self.norm = CellNorm(out_channels)
 
     def forward(self, bev: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B D V U"]:

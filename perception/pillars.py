@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ class PillarFeatures(nn.Module):
     def __init__(self, scales: tuple[float, ...], width: int) -> None:
         super().__init__()
         self.register_buffer("scales", torch.tensor(scales), persistent=False)
-        self.linear = nn.Linear(3 + len(scales) + 6, width, bias=False)
+        self.linear = nn.Linear(3 + len(scales) + 6, width)
         self.norm = SiteNorm(width)
 
     scales: Tensor
@@ -52,7 +53,7 @@ class PillarFeatures(nn.Module):
         weight = torch.cat([on_place / half + on_mean + on_center, on_others], dim=1)
         largest = largest_projections(torch.cat([offsets, others], dim=1), weight, voxels)
         shared = torch.cat([(centers - middle) / half, -voxels.mean(offsets)], dim=1)
-        return largest + shared @ torch.cat([on_place, on_mean], dim=1).T
+        return largest + F.linear(shared, torch.cat([on_place, on_mean], dim=1), self.linear.bias)
 
 
 def largest_projections(

@@ -175,17 +175,20 @@ class SparseConv(nn.Module):
 
 
 class SiteNorm(nn.Module):
-    """LayerNorm over the channels of each site, then ReLU where asked."""
+    """An offset, LayerNorm over the channels of each site, then ReLU where asked.
+
+    The norm takes the length of a feature vector away; against the offset, weak features stay different from strong.
+    """
 
     def __init__(self, channels: int, *, relu: bool = True) -> None:
         super().__init__()
-        # Features may be small where few points fell: the published encoders use the same 1e-3.
+        self.offset = nn.Parameter(torch.randn(channels) * 0.1)
         self.norm = nn.LayerNorm(channels, eps=1e-3)
         self.relu = relu
 
     def forward(self, sparse: SparseTensor) -> SparseTensor:
         """The same sites, normalised."""
-        features = self.norm(sparse.features)
+        features = self.norm(sparse.features + self.offset)
         return sparse.with_features(F.relu(features) if self.relu else features)
 
 

@@ -240,3 +240,14 @@ def test_frozen_norms_keep_their_statistics() -> None:
     after = [norm.running_mean for norm in norms if norm.running_mean is not None]
     assert before
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_second_run_is_bit_equal_forward_and_backward() -> None:
+    results = []
+    for _ in range(2):
+        branch = _branch()
+        out = branch(*_views())
+        out.square().sum().backward()
+        results.append([out, *(parameter.grad for parameter in branch.parameters())])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)

@@ -127,3 +127,24 @@ def test_configs_that_contradict_themselves_are_refused() -> None:
         VoxelEncoderConfig(voxel_height=0.3)
     with pytest.raises(ValueError, match="too few"):
         LidarBranch(LidarConfig(VoxelEncoderConfig(voxel_height=4.0), NECK), GRID, 6)
+
+
+@both
+def test_a_second_run_is_bit_equal_forward_and_backward(config: LidarConfig) -> None:
+    cloud = PointBatch.of([_cloud(400), _cloud(200, 1)])
+    results = []
+    for _ in range(2):
+        branch = _branch(config)
+        out = branch(cloud)
+        out.square().sum().backward()
+        results.append([out, *(parameter.grad for parameter in branch.parameters())])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+@both
+def test_inference_mode(config: LidarConfig) -> None:
+    branch, cloud = _branch(config).eval(), PointBatch.of([_cloud(300)])
+    with torch.inference_mode():
+        out = branch(cloud)
+    assert torch.equal(out, branch(cloud))

@@ -15,7 +15,7 @@ def _voxels(count: int = 600) -> Voxels:
     return voxelize(PointBatch.of(list(points.split(count // 2))), GRID)
 
 
-def _by_loops(voxels: Voxels, weight: Tensor, scales: list[float]) -> Tensor:
+def _by_loops(voxels: Voxels, weight: Tensor, bias: Tensor, scales: list[float]) -> Tensor:
     """PointPillars as it is written: all inputs of a point side by side, a product, the maximum over the pillar."""
     rows = []
     for voxel, (_, _, y, x) in enumerate(voxels.indices.tolist()):
@@ -25,7 +25,7 @@ def _by_loops(voxels: Voxels, weight: Tensor, scales: list[float]) -> Tensor:
         place = (xyz - torch.tensor([0.0, 0.0, 1.0])) / torch.tensor([8.0, 4.0, 3.0])
         others = (points[:, 3:] / torch.tensor(scales)).clamp(-4, 4)
         inputs = torch.cat([place, others, xyz - xyz.mean(0), xyz - center], dim=1)
-        rows.append((inputs @ weight.T).amax(dim=0))
+        rows.append((inputs @ weight.T + bias).amax(dim=0))
     return torch.stack(rows)
 
 
@@ -36,7 +36,7 @@ def test_features_and_their_gradient_equal_a_float64_loop() -> None:
     features = PillarFeatures((0.5, 0.25), 7)
     largest = features._largest(voxels)
     weight = features.linear.weight.detach().double().requires_grad_()
-    expected = _by_loops(voxels, weight, [0.5, 0.25])
+    expected = _by_loops(voxels, weight, features.linear.bias.detach().double(), [0.5, 0.25])
     torch.testing.assert_close(largest.double(), expected, atol=1e-5, rtol=1e-5)
     weights_out = torch.randn(largest.shape)
     (largest * weights_out).sum().backward()

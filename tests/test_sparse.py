@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from perception.sparse import SparseConv, SparseResidualBlock, SparseTensor, check_cells
+from perception.sparse import SiteNorm, SparseConv, SparseResidualBlock, SparseTensor, check_cells
 
 
 def _random_sites(shape: tuple[int, ...], channels: int, batch_size: int = 2, seed: int = 0) -> SparseTensor:
@@ -80,13 +80,13 @@ def test_layers_of_one_level_share_their_rulebook_and_stay_right() -> None:
     out = block(sparse)
     mask = _dense(sparse.with_features(torch.ones(len(sparse.indices), 1)))
 
-    def norm(dense: Tensor, module: nn.Module) -> Tensor:
-        normed: Tensor = module(dense.movedim(1, -1))
+    def norm(dense: Tensor, module: SiteNorm) -> Tensor:
+        normed: Tensor = module.norm(dense.movedim(1, -1) + module.offset)
         return normed.movedim(-1, 1) * mask
 
     dense = _dense(sparse)
-    hidden = F.relu(norm(F.conv2d(dense, _dense_weight(block.first), padding=1) * mask, block.first_norm.norm))
-    hidden = norm(F.conv2d(hidden, _dense_weight(block.second), padding=1) * mask, block.second_norm.norm)
+    hidden = F.relu(norm(F.conv2d(dense, _dense_weight(block.first), padding=1) * mask, block.first_norm))
+    hidden = norm(F.conv2d(hidden, _dense_weight(block.second), padding=1) * mask, block.second_norm)
     torch.testing.assert_close(_dense(out), F.relu(hidden + dense), atol=1e-5, rtol=1e-5)
 
 
