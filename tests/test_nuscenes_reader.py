@@ -1,6 +1,7 @@
 """Frames from nuScenes dataroots, against what was written and against the devkit on real data."""
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,13 @@ def test_splits(pristine: Path) -> None:
         reader.frame_tokens("test")
     with pytest.raises(InputRefused, match=r"'scene-0001' is neither a split .*mini_train.* nor a scene here"):
         reader.frame_tokens("scene-0061,scene-0001")
+
+
+def test_a_reader_can_be_sent_to_another_process(pristine: Path) -> None:
+    reader = NuScenesReader(pristine)
+    frame = reader.frame(LAST)
+    sent = pickle.loads(pickle.dumps(reader)).frame(LAST)
+    assert torch.equal(sent.lidar_sweeps[LIDAR_CHANNEL][3].points, frame.lidar_sweeps[LIDAR_CHANNEL][3].points)
 
 
 # Ego motion -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,8 @@ from datasets.nuscenes.splits import scenes_of_split
 from datasets.nuscenes.tables import Row, Tables, channel_of, find_version, load_tables
 
 _SweepReader = Callable[[Path, str], Float32[Tensor, "P C"]]
+_SceneContext = tuple[PoseTrack, VehicleMotion | None, GpsTrack | None]
+_SCENES_KEPT = 8
 
 
 class NuScenesReader:
@@ -57,7 +58,7 @@ class NuScenesReader:
         self._samples_of_scene = _samples_by_scene(self._tables)
         self._rows_of_scene = _sensor_rows_by_scene(self._tables)
         # What belongs to a scene is kept for the few scenes last asked for: frames are read scene by scene.
-        self._scene_context = lru_cache(maxsize=8)(self._read_scene_context)
+        self._scene_contexts: dict[str, _SceneContext] = {}
 
     @property
     def tables(self) -> Tables:
@@ -188,7 +189,14 @@ class NuScenesReader:
         track, motion, gps = self._scene_context(scene_name)
         return past_states(frame_us, global_from_ego, track, motion, gps, self._history, self._history_step)
 
-    def _read_scene_context(self, scene_name: str) -> tuple[PoseTrack, VehicleMotion | None, GpsTrack | None]:
+    def _scene_context(self, scene_name: str) -> _SceneContext:
+        if scene_name not in self._scene_contexts:
+            if len(self._scene_contexts) >= _SCENES_KEPT:
+                self._scene_contexts.pop(next(iter(self._scene_contexts)))
+            self._scene_contexts[scene_name] = self._read_scene_context(scene_name)
+        return self._scene_contexts[scene_name]
+
+    def _read_scene_context(self, scene_name: str) -> _SceneContext:
         poses = {row["ego_pose_token"]: None for row in self._rows_of_scene[scene_name]}
         # One pose for each time; which of several is taken must not depend on the tables' order.
         by_time = {
