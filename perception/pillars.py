@@ -49,9 +49,10 @@ class PillarFeatures(nn.Module):
         centers = voxels.centers()
         offsets = voxels.points[:, :3] - centers.index_select(0, voxels.voxel_of_point)
         others = (voxels.points[:, 3:] / self.scales).clamp(-_LIMIT, _LIMIT)
-        on_place, on_others, on_mean, on_center = self.linear.weight.split([3, len(self.scales), 3, 3], dim=1)
-        weight = torch.cat([on_place / half + on_mean + on_center, on_others], dim=1)
-        largest = largest_projections(torch.cat([offsets, others], dim=1), weight, voxels)
+        weight = self.linear.weight
+        on_place, on_others, on_mean, on_center = weight[:, :3], weight[:, 3:-6], weight[:, -6:-3], weight[:, -3:]
+        by_point = torch.cat([on_place / half + on_mean + on_center, on_others], dim=1)
+        largest = largest_projections(torch.cat([offsets, others], dim=1), by_point, voxels)
         shared = torch.cat([(centers - middle) / half, -voxels.mean(offsets)], dim=1)
         return largest + F.linear(shared, torch.cat([on_place, on_mean], dim=1), self.linear.bias)
 

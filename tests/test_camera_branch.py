@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from calibration.cameras import project
+from calibration.cameras import project, visible
 from calibration.transforms import invert, transform_points
 from datasets.faults import InputRefused
+from datasets.make_sample import SampleConfig, make_sample
+from datasets.nuscenes.reader import NuScenesReader
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeckConfig
 from perception.camera_branch import CameraBranch, CameraConfig
@@ -162,6 +164,53 @@ def test_a_pixel_with_a_known_depth_lands_where_the_projection_says() -> None:
             assert divmod(cell, columns) == (math.floor((y + 6.4) / 0.8), math.floor((x + 12.8) / 0.8))
     assert hits >= 6
     assert int(cells.max()) < rows * columns
+
+
+def _check_points_against_cells(
+    points_ego: Tensor, intrinsics: Tensor, ego_from_cam: Tensor, image_size: tuple[int, int], grid: BevGrid
+) -> int:
+    """Project points with calibration.cameras; the cell of the pixel and depth bin they fall into must be theirs.
+
+    Within what a feature pixel and a depth bin cover. Returns how many points were compared.
+    """
+    (height, width), stride, config = image_size, 16, LiftSplatConfig((1.0, 57.0), 112)
+    lift_splat = LiftSplat(config, grid, 4, 3, stride)
+    sizes = (height // stride, width // stride)
+    cells = lift_splat.cells(sizes, intrinsics, ego_from_cam, torch.zeros(len(intrinsics), dtype=torch.int64))
+    centers = grid.centers().view(-1, 2)
+    compared = 0
+    for camera in range(len(intrinsics)):
+        points_cam = transform_points(invert(ego_from_cam[camera]), points_ego)
+        pixels, depth = project(intrinsics[camera], points_cam)
+        seen = visible(pixels, depth, sizes[1] * stride, sizes[0] * stride, min_depth=1.0) & (depth < 57.0)
+        pixels, depth, expected = pixels[seen], depth[seen], points_ego[seen, :2]
+        u, v = ((pixels + 0.5) / stride).floor().long().unbind(dim=1)
+        cell = cells[camera, v, u, ((depth - 1.0) / 0.5).floor().long()]
+        lit = cell >= 0
+        found, expected, depth = centers[cell[lit]], expected[lit], depth[lit]
+        # Half a feature pixel each way, half a depth bin along a ray that leans, half a cell's diagonal.
+        focal = float(intrinsics[camera, 0, 0])
+        allowed = 1.5 * (stride / 2 / focal) * depth + 0.5 * 0.5 * 2.0 + grid.cell_size * 0.71
+        assert ((found - expected).norm(dim=1) <= allowed).all()
+        compared += int(lit.sum())
+    return compared
+
+
+def test_points_land_in_the_cell_of_their_pixel_and_depth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points_ego = (torch.rand(4000, 3, generator=generator) - 0.5) * torch.tensor([24.0, 12.0, 4.0])
+    _, intrinsics, ego_from_cam, _ = _views(1)
+    assert _check_points_against_cells(points_ego, intrinsics[0], ego_from_cam[0], (64, 96), GRID) > 500
+
+
+@pytest.mark.real_data
+def test_real_points_land_in_the_cell_of_their_pixel_and_depth(real_data: Path) -> None:
+    reader = NuScenesReader(real_data / "nuscenes-keyframe", lidar_sweeps=1, radar_sweeps=1)
+    sample = make_sample(reader.frame(reader.frame_tokens("all")[0]), SampleConfig(128, 352, lidar_sweeps=1))
+    assert sample.camera_available.all()
+    grid = BevGrid((-51.2, 51.2), (-51.2, 51.2), 0.8)
+    points_ego = sample.lidar_points[:, :3]
+    assert _check_points_against_cells(points_ego, sample.intrinsics, sample.ego_from_cam, (128, 352), grid) > 5000
 
 
 def test_the_front_camera_lights_cells_ahead_and_a_left_pixel_lights_the_left() -> None:
