@@ -17,11 +17,13 @@ from tools.training.config import TrainingConfig
 
 
 def small_detector() -> DetectorConfig:
+    # Eight channels at least: the backward pass of torch 2.13 writes past its memory in a channels-last 1x1 convolution
+    # of stride 2 with four (oneDNN), and the process aborts.
     return DetectorConfig(
         grid=BevGrid((-51.2, 51.2), (-51.2, 51.2), 6.4),
         channels=8,
         camera=CameraConfig(
-            BackboneConfig("basic", embedding=4, widths=(4, 4, 8, 8), depths=(1, 1, 1, 1), stride=16, channels=8),
+            BackboneConfig("basic", embedding=8, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), stride=16, channels=8),
             LiftSplatConfig(depth_bins=8),
             width=4,
             neck=BevNeckConfig((8,), (1,)),

@@ -1,0 +1,243 @@
+"""Training: it learns, it stops and goes on exactly, and it survives what is not finite."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from datasets.augment import BevAugmentation
+from datasets.batch import Batch, collate
+from datasets.faults import InputRefused
+from perception.detector import Detector
+from tests.nuscenes_fixture import write_dataset
+from tests.small_run import small_config, small_detector
+from tools.exit_codes import Degraded, Diverged
+from tools.open_dataset import open_dataset
+from tools.run_config import RunConfig, write_config
+from tools.train import TrainArguments, train
+from tools.training.config import TrainingConfig
+from tools.training.interruption import Interruption
+from tools.training.order import BatchOrder
+from tools.training.processes import Processes
+from tools.training.run_folder import RunFolder, load_detector
+from tools.training.step import LossOfBatch, make_optimizer, seed_step, training_step
+
+ALONE = Processes(1, 0, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("nuscenes")
+    write_dataset(root)
+    return root
+
+
+@pytest.fixture
+def arguments(data_root: Path, tmp_path: Path) -> Callable[[RunConfig], TrainArguments]:
+    """Arguments that train a config into tmp_path/run."""
+
+    def make(config: RunConfig) -> TrainArguments:
+        write_config(tmp_path / "given.json", config)
+        return TrainArguments(str(tmp_path / "given.json"), data_root, output=tmp_path / "run", device="cpu")
+
+    return make
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_tensors(a: Path, b: Path) -> bool:
+    left, right = load_file(a), load_file(b)
+    return left.keys() == right.keys() and all(torch.equal(tensor, right[name]) for name, tensor in left.items())
+
+
+def test_the_loss_falls_and_the_run_folder_is_complete(
+    arguments: Callable[[RunConfig], TrainArguments], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(arguments(small_config(25)))
+    values = losses(run)
+    assert len(values) == 25
+    assert sum(values[-5:]) < 0.8 * sum(values[:5])
+    names = {"config.json", "environment.json", "metrics.jsonl", "train.log", "weights.safetensors", "tensorboard"}
+    assert names < {path.name for path in run.iterdir()}
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert json.loads((run / "environment.json").read_text())["packages"]["torch"] == torch.__version__
+    printed = capsys.readouterr().out
+    assert "25 of 25 steps" in printed
+    assert "Missing sensors: none." in printed
+
+
+def test_the_saved_detector_is_the_averaged_one(arguments: Callable[[RunConfig], TrainArguments]) -> None:
+    run = train(arguments(small_config(3)))
+    config, detector = load_detector(run)
+    assert config == small_config(3)
+    assert not detector.training
+    last = RunFolder(run).checkpoints / "step_00000003"
+    assert same_tensors(run / "weights.safetensors", last / "weights.safetensors")
+    assert not same_tensors(last / "weights.safetensors", last / "raw_weights.safetensors")
+    # A run that is not finished gives its last checkpoint's.
+    (run / "weights.safetensors").unlink()
+    _, of_checkpoint = load_detector(run)
+    for name, tensor in detector.state_dict().items():
+        assert torch.equal(tensor, of_checkpoint.state_dict()[name]), name
+
+
+def test_a_resumed_run_ends_in_the_same_bits(arguments: Callable[[RunConfig], TrainArguments], tmp_path: Path) -> None:
+    # Modality dropout and augmentation take part; three samples in batches of two: step 4 is mid-epoch.
+    config = small_config(5, checkpoint_interval=2, modality_dropout=0.5)
+    config = replace(config, training=replace(config.training, augmentation=BevAugmentation()))
+    given = arguments(config)
+    run = train(given)
+    checkpoint = run / "checkpoints" / "step_00000005"
+    uninterrupted = shutil.copytree(checkpoint, tmp_path / "uninterrupted")
+    expected_losses = losses(run)
+    # As if the process had been killed in step 5: only the checkpoint of step 4 is there, and a cut line.
+    shutil.rmtree(checkpoint)
+    (run / "weights.safetensors").unlink()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    # Another number of loader processes changes nothing.
+    assert train(replace(given, resume=True, workers=1)) == run
+    for name in ("weights.safetensors", "raw_weights.safetensors", "optimizer.safetensors"):
+        assert same_tensors(checkpoint / name, uninterrupted / name), name
+    assert (checkpoint / "state.json").read_text() == (uninterrupted / "state.json").read_text()
+    assert losses(run) == expected_losses
+    assert (run / "weights.safetensors").is_file()
+
+
+def test_resuming_what_does_not_belong_together_is_refused(
+    arguments: Callable[[RunConfig], TrainArguments], data_root: Path
+) -> None:
+    given = arguments(small_config(1))
+    with pytest.raises(InputRefused, match="no run to resume"):
+        train(replace(given, resume=True))
+    train(given)
+    with pytest.raises(InputRefused, match="holds a run already"):
+        train(given)
+    with pytest.raises(InputRefused, match="another config"):
+        train(replace(given, resume=True, steps=2))
+    with pytest.raises(InputRefused, match="other samples"):
+        train(replace(given, resume=True, split="mini_val"))
+
+
+def test_two_trainings_do_not_share_a_folder(arguments: Callable[[RunConfig], TrainArguments]) -> None:
+    given = arguments(small_config(1))
+    assert given.output is not None
+    with RunFolder(given.output).locked(), pytest.raises(InputRefused, match="another training is writing"):
+        train(given)
+
+
+def test_divergence_ends_the_training_and_names_the_samples(
+    arguments: Callable[[RunConfig], TrainArguments],
+) -> None:
+    given = arguments(small_config(50, learning_rate=1e30))
+    with pytest.raises(
+        Diverged, match=r"3 steps in a row, last with the samples scene-0061-sample-., scene-0061-sample-."
+    ):
+        train(given)
+    assert given.output is not None
+    assert "is not finite; samples " in (given.output / "train.log").read_text()
+    # What is saved is from before: finite numbers only.
+    _, detector = load_detector(given.output)
+    assert all(bool(tensor.isfinite().all()) for tensor in detector.state_dict().values())
+
+
+def test_a_step_that_is_not_finite_changes_nothing(data_root: Path) -> None:
+    config = small_config(1)
+    detector = Detector(config.detector).train()
+    model, optimizer = LossOfBatch(detector), make_optimizer(detector, config.training)
+    dataset = open_dataset(data_root, None, "mini_train", config.sample)
+    good = collate([dataset[0], dataset[1]])
+
+    def step(batch: Batch) -> bool:
+        return training_step(
+            model,
+            optimizer,
+            batch,
+            config.training,
+            learning_rate=1e-3,
+            generator=seed_step(0, 0, 0),
+            processes=ALONE,
+        ).finite
+
+    assert step(good)
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    moments = [value.clone() for kept in optimizer.state.values() for value in kept.values()]
+
+    def nothing_has_changed() -> bool:
+        after = [value for kept in optimizer.state.values() for value in kept.values()]
+        return all(torch.equal(a, b) for a, b in zip(moments, after, strict=True)) and all(
+            torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items()
+        )
+
+    # The loss is not finite, and batch norm has seen the batch by then.
+    hook = detector.head.register_forward_pre_hook(lambda module, inputs: (inputs[0] * torch.inf,))
+    assert not step(good)
+    assert nothing_has_changed()
+    hook.remove()
+    # The loss is finite, a gradient is not.
+    hook = next(detector.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    assert not step(good)
+    assert nothing_has_changed()
+    hook.remove()
+    assert step(good)
+    assert not nothing_has_changed()
+
+
+def test_a_missing_file_is_refused_or_counted(
+    arguments: Callable[[RunConfig], TrainArguments], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "broken"
+    write_dataset(root)
+    lost = sorted((root / "samples" / "CAM_BACK").iterdir())[0]
+    lost.unlink()
+    given = replace(arguments(small_config(4)), data_root=root, workers=1)
+    with pytest.raises(InputRefused, match=r"CAM_BACK.*--missing-sensors allow"):
+        train(given)
+    again = replace(given, missing_sensors="allow", strict=True, output=tmp_path / "second")
+    with pytest.raises(Degraded, match="1 sensor readings were missing"):
+        train(again)
+    # Four steps see the frame more than once; it is one frame.
+    assert "CAM_BACK           missing_file            1" in capsys.readouterr().out
+
+
+def test_a_signal_is_remembered_and_a_second_one_interrupts() -> None:
+    with Interruption() as interruption:
+        assert not interruption.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_every_epoch_has_every_sample_once() -> None:
+    order = BatchOrder(5, 2, first_step=0, last_step=10, seed=3)
+    seen = [item for batch in order for item in batch]
+    assert len(order) == 10
+    for epoch in range(4):
+        assert sorted(index for e, index in seen if e == epoch) == list(range(5))
+    shuffled = [[index for e, index in seen if e == epoch] for epoch in range(4)]
+    assert len({tuple(epoch) for epoch in shuffled}) > 1
+    assert list(BatchOrder(5, 2, first_step=3, last_step=10, seed=3)) == list(order)[3:]
+    # Two processes share the same sequence.
+    pair = [BatchOrder(5, 1, first_step=0, last_step=10, seed=3, process=rank, processes=2) for rank in (0, 1)]
+    assert [[*a, *b] for a, b in zip(*pair, strict=True)] == list(order)
+    with pytest.raises(ValueError, match="no samples"):
+        BatchOrder(0, 2, first_step=0, last_step=1, seed=0)
+
+
+def test_vectors_are_not_decayed() -> None:
+    detector = Detector(small_detector())
+    decayed, kept = make_optimizer(detector, TrainingConfig(2, 1e-3, 2, steps=1)).param_groups
+    assert decayed["weight_decay"] > 0 == kept["weight_decay"]
+    assert all(p.dim() > 1 for p in decayed["params"])
+    assert len(decayed["params"]) + len(kept["params"]) == len(list(detector.parameters()))
