@@ -18,3 +18,14 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real sensor data at {folder}: set BEVEL_REAL_DATA to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic dataset of tests/small_world.py, written once for each test process; only read it."""
+    from datasets.synthetic.simulate import simulate
+    from tests.small_world import SMALL_WORLD
+
+    root = tmp_path_factory.mktemp("synthetic") / "small_world"
+    simulate(root, SMALL_WORLD)
+    return root

@@ -63,5 +63,5 @@ class WorldConfig:
 
             train_names, val_names = tuple(train), tuple(val)
         validation = max(round(0.2 * self.scenes), 1 if self.scenes > 1 else 0)
-        training = min(self.scenes - validation, len(train_names))
+        training = min(self.scenes - min(validation, len(val_names)), len(train_names))
         return train_names[:training] + val_names[: self.scenes - training]

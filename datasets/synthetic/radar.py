@@ -1,7 +1,7 @@
 """Radar returns: a fan of rays in front of each unit, merged to a few returns for each object, with Doppler."""
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from datasets.frames import RADAR_FIELDS
 from datasets.synthetic.arrays import Array
@@ -61,7 +61,7 @@ def sweep(
     return _fields(places, over_ground, _own_velocity(world, time, ego_from_radar), rcs, rng)
 
 
-def _choose(owners: Float32[Array, "N"], upright: Float32[Array, "N"], rng: np.random.Generator) -> Float32[Array, "K"]:
+def _choose(owners: Int32[Array, "N"], upright: Bool[Array, "N"], rng: np.random.Generator) -> Int64[Array, "K"]:
     """Which rays become returns: a few of each object's, more of a wide one's, and some of the background's."""
     chosen = []
     for owner in np.unique(owners[upright]):

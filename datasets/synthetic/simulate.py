@@ -62,15 +62,18 @@ def _write(root: Path, config: WorldConfig, jobs: int, progress: Progress | None
     for folder in ("maps", "can_bus", config.version):
         (root / folder).mkdir()
     annotations: dict[int, dict[int, list[Annotation]]] = {scene: {} for scene in range(config.scenes)}
+    rows_of_scene: dict[int, dict[str, list[Row]]] = {}
     for job, truth in _record_all(root, config, jobs):
         annotations[job.scene].update(truth)
+        if len(annotations[job.scene]) == config.keyframes:
+            world = build_world(config, job.scene)
+            _write_scene_files(root, config, job.scene, world)
+            rows_of_scene[job.scene] = scene_tables(config, job.scene, world, annotations.pop(job.scene))
         if progress is not None:
             progress(len(truth))
     tables: dict[str, list[Row]] = constant_tables(config)
     for scene in range(config.scenes):
-        world = build_world(config, scene)
-        _write_scene_files(root, config, scene, world)
-        for name, rows in scene_tables(config, scene, world, annotations[scene]).items():
+        for name, rows in rows_of_scene[scene].items():
             tables.setdefault(name, []).extend(rows)
     for name, rows in tables.items():
         (root / config.version / f"{name}.json").write_text(json.dumps(rows, indent=0), encoding="utf-8")
@@ -89,8 +92,10 @@ def _record_all(
         for job in work:
             yield job, record(job)
         return
-    # Forked children would inherit the threads of torch and Embree half alive.
-    context = multiprocessing.get_context("spawn")
+    # Children of this process would inherit the threads of torch and Embree half alive. The fork server is a clean
+    # process that has imported what they need once and has run none of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["datasets.synthetic.recording"])
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_use_one_thread)
     try:
         running = {pool.submit(record, job): job for job in work}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float64
@@ -42,6 +43,7 @@ def half_size(config: WorldConfig) -> float:
     return 130.0 + math.ceil(config.duration * 1.1) * 5.0
 
 
+@lru_cache(maxsize=2)
 def build_world(config: WorldConfig, index: int) -> World:
     """The world of scene number `index`."""
     rng = np.random.default_rng([config.seed, index, 1])
