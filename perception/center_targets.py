@@ -37,6 +37,8 @@ CODE_SLICES: dict[str, slice] = {
 }
 CODE_SIZE = 10
 _SMALLEST_SIZE = 0.01  # metres
+# The cells around an object's own are eight; they must not outvote the one that is nearly always read.
+_NEIGHBOUR_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
@@ -54,47 +56,67 @@ class CellIndex:
 
 @dataclass(frozen=True)
 class CenterTargets:
-    """heatmap: 1 at the cell of each object's centre, falling off around it. For the K objects: where they are, their
-    codes (CODE_SLICES; velocity NaN where unknown), labels and attributes (-1: none).
+    """heatmap: 1 at the cell of each object's centre, falling off around it. For the K cells that belong to an object:
+    where they are, how much they count (1 at the object's own cell), the object's code seen from there (CODE_SLICES;
+    velocity NaN where unknown), label and attribute (-1: none).
     """
 
     heatmap: Float[Tensor, "B 10 Y X"]
     cells: CellIndex
+    weights: Float[Tensor, "K"]
     codes: Float[Tensor, "K 10"]
     labels: Int64[Tensor, "K"]
     attributes: Int64[Tensor, "K"]
 
 
-def center_targets(boxes: Sequence[Boxes3D], grid: BevGrid, min_radius: int, device: torch.device) -> CenterTargets:
-    """The targets of B sets of boxes (ego) on the head's grid.
+def center_targets(
+    boxes: Sequence[Boxes3D], grid: BevGrid, min_radius: int, reach: int, device: torch.device
+) -> CenterTargets:
+    """The targets of B sets of boxes (ego) on the head's grid. `min_radius`: of a peak, cells.
+
+    An object's code is asked for at its own cell and at those up to `reach` cells away (CenterPoint: 0). So a peak that
+    comes out one cell off still reads the right box, and the cells of one object agree on where it is. A cell belongs,
+    within a class group, to the object whose centre lies in it, otherwise to the one with the nearest centre; where
+    several centres lie in it, to that nearest to its middle.
 
     Left out are boxes whose centre lies off the grid, and boxes with a centre, size or yaw that is not finite or a
-    size that is not positive. Where two objects of one group have their centres in one cell, the one with the larger
-    footprint gets the cell's regression; the other keeps its peak in its own class's heatmap.
+    size that is not positive.
     """
     rows, columns = grid.shape
     heatmap = torch.zeros(len(boxes), len(DETECTION_CLASSES), rows, columns, device=device)
     groups = torch.tensor(GROUP_OF_CLASS, device=device)
-    samples, kept_boxes, positions = [], [], []
+    parts: list[CenterTargets] = []
     for index, given in enumerate(boxes):
-        usable = given.to(device).to(torch.float32)
-        position = grid.cells(usable.centers[:, :2])
-        inside = _usable(usable) & (position >= 0).all(1) & (position < position.new_tensor([columns, rows])).all(1)
-        usable, position = usable[inside], position[inside]
-        _draw_peaks(heatmap[index], usable, position, grid, min_radius)
-        chosen = _one_per_cell(usable, position.floor().long(), groups, columns)
-        kept_boxes.append(usable[chosen])
-        positions.append(position[chosen])
-        samples.append(torch.full_like(chosen, index))
-    labels = torch.cat([kept.labels for kept in kept_boxes])
-    position = torch.cat(positions)
-    cell = position.floor().long()
+        kept = given.to(device).to(torch.float32)
+        position = grid.cells(kept.centers[:, :2])
+        kept = kept[_usable(kept) & (position >= 0).all(1) & (position < position.new_tensor([columns, rows])).all(1)]
+        position = grid.cells(kept.centers[:, :2])
+        _draw_peaks(heatmap[index], kept, position, grid, min_radius)
+        owner, cell = _owned_cells(position, groups[kept.labels], grid.shape, reach)
+        owners = kept[owner]
+        own = (position[owner].floor().long() == cell).all(dim=1)
+        parts.append(
+            CenterTargets(
+                heatmap=heatmap[index : index + 1],
+                cells=CellIndex(torch.full_like(owner, index), groups[owners.labels], cell[:, 1], cell[:, 0]),
+                weights=torch.where(own, 1.0, _NEIGHBOUR_WEIGHT),
+                codes=_encode(owners, position[owner] - cell - 0.5),
+                labels=owners.labels,
+                attributes=owners.attributes,
+            )
+        )
     return CenterTargets(
         heatmap=heatmap,
-        cells=CellIndex(torch.cat(samples), groups[labels], cell[:, 1], cell[:, 0]),
-        codes=torch.cat([_encode(kept, p - p.floor() - 0.5) for kept, p in zip(kept_boxes, positions, strict=True)]),
-        labels=labels,
-        attributes=torch.cat([kept.attributes for kept in kept_boxes]),
+        cells=CellIndex(
+            sample=torch.cat([part.cells.sample for part in parts]),
+            group=torch.cat([part.cells.group for part in parts]),
+            row=torch.cat([part.cells.row for part in parts]),
+            column=torch.cat([part.cells.column for part in parts]),
+        ),
+        weights=torch.cat([part.weights for part in parts]),
+        codes=torch.cat([part.codes for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        attributes=torch.cat([part.attributes for part in parts]),
     )
 
 
@@ -150,16 +172,28 @@ def _draw_peaks(
         torch.maximum(patch, around, out=patch)
 
 
-def _one_per_cell(
-    boxes: Boxes3D, cell: Int64[Tensor, "M 2"], groups: Int64[Tensor, "10"], columns: int
-) -> Int64[Tensor, "K"]:
-    """Indices of the boxes, in order, that own the regression of their group at their cell."""
-    place = (groups[boxes.labels] * 2**20 + cell[:, 1]) * columns + cell[:, 0]
-    by_size = torch.argsort(boxes.sizes_wlh[:, 0] * boxes.sizes_wlh[:, 1], descending=True, stable=True)
-    owners, owner_of_box = torch.unique(place[by_size], return_inverse=True)
-    rank = torch.arange(len(by_size), device=place.device)
-    first = torch.full((len(owners),), len(by_size), device=place.device, dtype=torch.int64)
-    return by_size[first.scatter_reduce(0, owner_of_box, rank, "amin")].sort().values
+def _owned_cells(
+    position: Float[Tensor, "M 2"], groups: Int64[Tensor, "M"], shape: tuple[int, int], reach: int
+) -> tuple[Int64[Tensor, "K"], Int64[Tensor, "K 2"]]:
+    """Each cell (column, row) that belongs to an object, and which object that is."""
+    rows, columns = shape
+    steps = torch.arange(-reach, reach + 1, device=position.device)
+    around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
+    cell = (position.floor().long()[:, None] + around).reshape(-1, 2)
+    owner = torch.arange(len(position), device=position.device).repeat_interleave(len(around))
+    inside = ((cell >= 0) & (cell < cell.new_tensor([columns, rows]))).all(1)
+    cell, owner = cell[inside], owner[inside]
+    place = (groups[owner] * rows + cell[:, 1]) * columns + cell[:, 0]
+    foreign = (position[owner].floor().long() != cell).any(1)
+    # A distance is below the window's size: what is added puts a cell's own object before all others.
+    claim = (position[owner] - cell - 0.5).norm(dim=1) + foreign * 4.0 * (reach + 1)
+    best_first = torch.argsort(claim, stable=True)
+    best_first = best_first[torch.argsort(place[best_first], stable=True)]
+    sorted_place = place[best_first]
+    first = torch.ones_like(sorted_place, dtype=torch.bool)
+    first[1:] = sorted_place[1:] != sorted_place[:-1]
+    winners = best_first[first]
+    return owner[winners], cell[winners]
 
 
 def _encode(boxes: Boxes3D, offset: Float[Tensor, "K 2"]) -> Float[Tensor, "K 10"]:

@@ -84,9 +84,10 @@ class Detector(nn.Module):
     def losses(self, predictions: Predictions, boxes: Sequence[Boxes3D]) -> Losses:
         """The losses of these predictions, given the annotated boxes (ego) of each sample."""
         logits = predictions.head.heatmap_logits
-        targets = center_targets(boxes, self.head.grid, self.config.head.min_radius, logits.device)
+        config = self.config.head
+        targets = center_targets(boxes, self.head.grid, config.min_radius, config.reach, logits.device)
         codes, attribute_logits = self.head.boxes_at(predictions.head.features, targets.cells)
-        return center_losses(self.config.head, logits, codes, attribute_logits, targets)
+        return center_losses(config, logits, codes, attribute_logits, targets)
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:

@@ -49,12 +49,12 @@ def center_losses(
     attribute_logits: Float[Tensor, "K 8"],
     targets: CenterTargets,
 ) -> Losses:
-    """The weighted losses, each divided by the number of objects in the batch.
+    """The weighted losses: the heatmap's divided by the number of peaks, the others by the cells' weights.
 
     Unknown (NaN) velocities and attributes play no part. Without any object everything but the heatmap is 0, with
     zero gradients.
     """
-    objects = torch.tensor(float(len(targets.cells)), device=codes.device)
+    share = targets.weights / targets.weights.sum().clamp(min=1)
     parts = {
         "heatmap": config.heatmap_weight
         * gaussian_focal_loss(heatmap_logits, targets.heatmap, (targets.heatmap == 1).sum().float())
@@ -62,19 +62,18 @@ def center_losses(
     difference = (codes.float() - targets.codes.nan_to_num()).abs() * targets.codes.isfinite()
     for name, part in CODE_SLICES.items():
         weight = config.velocity_weight if name == "velocity" else config.box_weight
-        parts[name] = weight * difference[:, part].sum() / objects.clamp(min=1)
-    parts["attribute"] = (
-        config.attribute_weight * _attribute_loss(attribute_logits.float(), targets) / objects.clamp(min=1)
-    )
+        parts[name] = weight * (difference[:, part].sum(dim=1) * share).sum()
+    parts["attribute"] = config.attribute_weight * _attribute_loss(attribute_logits.float(), targets, share)
     total = torch.stack(list(parts.values())).sum()
     return Losses(total, {name: part.detach() for name, part in parts.items()})
 
 
-def _attribute_loss(logits: Float[Tensor, "K 8"], targets: CenterTargets) -> Float[Tensor, ""]:
+def _attribute_loss(
+    logits: Float[Tensor, "K 8"], targets: CenterTargets, share: Float[Tensor, "K"]
+) -> Float[Tensor, ""]:
     """Cross-entropy among the attributes that the object's class can have."""
     allowed = attributes_allowed(targets.labels)
     # An attribute that the class cannot have is an error of the data and no example to learn from.
     known = (targets.attributes >= 0) & allowed.gather(1, targets.attributes.clamp(min=0)[:, None])[:, 0]
-    return F.cross_entropy(
-        logits[known].masked_fill(~allowed[known], float("-inf")), targets.attributes[known], reduction="sum"
-    )
+    logits = logits[known].masked_fill(~allowed[known], float("-inf"))
+    return (F.cross_entropy(logits, targets.attributes[known], reduction="none") * share[known]).sum()

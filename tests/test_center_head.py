@@ -8,9 +8,9 @@ import torch
 
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES_OF_CLASS, DETECTION_CLASSES
-from perception.center_decode import NMS_RADIUS, circle_nms, decode, local_maxima
+from perception.center_decode import CROWDED_CLASSES, NMS_RADIUS, circle_nms, decode, local_maxima
 from perception.center_head import CenterHead, CenterHeadConfig, HeadOutputs
-from perception.center_targets import center_targets, decode_codes, gaussian_radius
+from perception.center_targets import CenterTargets, center_targets, decode_codes, gaussian_radius
 from perception.grid import BevGrid
 from perception.losses import center_losses, gaussian_focal_loss
 from tests.random_batch import random_boxes
@@ -44,9 +44,10 @@ def yaw_difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def test_codes_of_the_targets_decode_to_the_boxes_again() -> None:
     boxes = random_boxes(40, torch.Generator().manual_seed(0), reach=9.5)
-    targets = center_targets([boxes], GRID, 2, CPU)
+    targets = center_targets([boxes], GRID, 2, 1, CPU)
     centers, sizes, yaws, velocities = decode_codes(targets.codes, targets.cells, GRID)
-    assert len(targets.cells) > 30
+    assert len(set(zip(targets.codes[:, 3].tolist(), targets.labels.tolist(), strict=True))) > 30
+    assert len(targets.cells) > 9 * 30
     for index in range(len(centers)):
         twin = (boxes.centers - centers[index]).norm(dim=1).argmin()
         assert torch.allclose(centers[index], boxes.centers[twin], atol=1e-5)
@@ -58,11 +59,13 @@ def test_codes_of_the_targets_decode_to_the_boxes_again() -> None:
 
 
 def test_the_peak_is_one_at_the_centre_cell_and_lower_elsewhere() -> None:
-    targets = center_targets([box_at(1.0, -0.2)], GRID, 2, CPU)
+    targets = center_targets([box_at(1.0, -0.2)], GRID, 2, 1, CPU)
     heat = targets.heatmap[0, CAR]
     row, column = math.floor((-0.2 + 9.6) / 0.8), math.floor((1.0 + 12.8) / 0.8)
     assert (heat == 1).nonzero().tolist() == [[row, column]]
-    assert (targets.cells.row.item(), targets.cells.column.item()) == (row, column)
+    assert {(row, column), (row + 1, column - 1)} <= set(
+        zip(targets.cells.row.tolist(), targets.cells.column.tolist(), strict=True)
+    )
     assert heat[row, column + 1] == heat[row, column - 1] == heat[row + 1, column]
     assert 0 < heat[row, column + 2] < heat[row, column + 1] < 1
     assert (targets.heatmap[0, :CAR] == 0).all()
@@ -70,10 +73,10 @@ def test_the_peak_is_one_at_the_centre_cell_and_lower_elsewhere() -> None:
 
 
 def test_peaks_at_the_edge_are_cut_and_boxes_off_the_grid_left_out() -> None:
-    corner = center_targets([box_at(-12.79, -9.59)], GRID, 2, CPU)
+    corner = center_targets([box_at(-12.79, -9.59)], GRID, 2, 1, CPU)
     assert corner.heatmap[0, CAR, 0, 0] == 1
     far = joined(box_at(12.8, 0.0), box_at(0.0, -9.61), box_at(100.0, 0.0))
-    outside = center_targets([far], GRID, 2, CPU)
+    outside = center_targets([far], GRID, 2, 1, CPU)
     assert len(outside.cells) == 0
     assert (outside.heatmap == 0).all()
 
@@ -82,19 +85,44 @@ def test_peaks_at_the_edge_are_cut_and_boxes_off_the_grid_left_out() -> None:
 def test_boxes_that_are_not_finite_are_left_out(field: str) -> None:
     broken = box_at(0.0, 0.0)
     broken = replace(broken, **{field: torch.full_like(getattr(broken, field), float("nan"))})
-    targets = center_targets([joined(broken, box_at(5.0, 5.0))], GRID, 2, CPU)
-    assert len(targets.cells) == 1
+    targets = center_targets([joined(broken, box_at(5.0, 5.0))], GRID, 2, 1, CPU)
+    assert len(targets.cells) == 9
     assert targets.heatmap.isfinite().all()
 
 
-def test_in_one_cell_the_larger_footprint_owns_the_regression_in_any_order() -> None:
-    person = box_at(0.3, 0.3, PEDESTRIAN, (0.7, 0.8, 1.8))
-    cone = box_at(0.5, 0.5, CONE, (0.3, 0.3, 0.9))
-    car = box_at(0.4, 0.4)
+def owner_at(targets: CenterTargets, column: int, row: int, group: int) -> int:
+    """The label of the object that this cell belongs to."""
+    cells = targets.cells
+    here = (cells.column == column) & (cells.row == row) & (cells.group == group)
+    return int(targets.labels[here].item())
+
+
+def test_a_cell_belongs_to_the_object_in_it_then_to_the_nearest() -> None:
+    # Columns of 0.8 m from -12.8: x = 0.4 is the middle of column 16, 1.2 that of column 17.
+    person, cone = box_at(0.75, 0.4, PEDESTRIAN), box_at(0.85, 0.4, CONE)
+    row, group = 12, 5
+    for boxes in (joined(person, cone), joined(cone, person)):
+        targets = center_targets([boxes], GRID, 2, 1, CPU)
+        assert len(targets.cells) == 3 * 4
+        assert owner_at(targets, 16, row, group) == PEDESTRIAN
+        assert owner_at(targets, 17, row, group) == CONE
+        assert owner_at(targets, 15, row, group) == PEDESTRIAN
+        assert owner_at(targets, 18, row, group) == CONE
+
+
+def test_of_two_centres_in_a_cell_the_one_nearest_to_its_middle_owns_it() -> None:
+    person, cone, car = box_at(0.1, 0.4, PEDESTRIAN), box_at(0.5, 0.4, CONE), box_at(0.4, 0.4)
     for boxes in (joined(person, cone, car), joined(car, cone, person)):
-        targets = center_targets([boxes], GRID, 2, CPU)
-        assert sorted(targets.labels.tolist()) == [CAR, PEDESTRIAN]
-        assert targets.heatmap[0, CONE].max() == 1
+        targets = center_targets([boxes], GRID, 2, 1, CPU)
+        assert owner_at(targets, 16, 12, 5) == CONE
+        assert owner_at(targets, 16, 12, 0) == CAR  # another group: both have this cell
+        assert owner_at(targets, 15, 12, 5) == PEDESTRIAN
+        assert targets.heatmap[0, PEDESTRIAN, 12, 16] == targets.heatmap[0, CONE, 12, 16] == 1
+
+
+def test_without_reach_only_the_centre_cell_learns_the_box() -> None:
+    targets = center_targets([box_at(0.4, 0.4)], GRID, 2, 0, CPU)
+    assert (targets.cells.row.tolist(), targets.cells.column.tolist()) == ([12], [16])
 
 
 def test_gaussian_radius_keeps_the_overlap() -> None:
@@ -134,7 +162,7 @@ def losses_on(boxes: list[Boxes3D]) -> tuple[CenterHead, object]:
     torch.manual_seed(0)
     head = CenterHead(CenterHeadConfig(channels=8, hidden=16), GRID, 8)
     outputs = head(torch.randn(len(boxes), 8, *GRID.shape))
-    targets = center_targets(boxes, head.grid, 2, CPU)
+    targets = center_targets(boxes, head.grid, 2, 1, CPU)
     codes, attributes = head.boxes_at(outputs.features, targets.cells)
     losses = center_losses(head.config, outputs.heatmap_logits, codes, attributes, targets)
     losses.total.backward()
@@ -186,8 +214,9 @@ def test_local_maxima_and_crowded_classes() -> None:
     peak = local_maxima(heat)
     assert peak[0, CAR, 2, 2]
     assert not peak[0, CAR, 2, 3]
-    assert peak[0, PEDESTRIAN].all()
-    assert peak[0, CONE].all()
+    for label in CROWDED_CLASSES:
+        assert peak[0, label, 2, 2:4].all()
+        assert not peak[0, label, 1, 2]
 
 
 def test_circle_nms_equals_the_greedy_loop() -> None:
@@ -245,7 +274,7 @@ def test_the_head_learns_boxes_by_heart() -> None:
     head = CenterHead(CenterHeadConfig(channels=16, hidden=32), GRID, 16)
     bev = torch.nn.Parameter(torch.randn(2, 16, *GRID.shape))
     optimiser = torch.optim.AdamW([bev, *head.parameters()], lr=0.02, weight_decay=0.0)
-    targets = center_targets(boxes, head.grid, 2, CPU)
+    targets = center_targets(boxes, head.grid, 2, 1, CPU)
     steps, first = 220, None
     for step in range(steps):
         for group in optimiser.param_groups:
