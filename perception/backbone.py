@@ -26,8 +26,9 @@ class BackboneConfig:
     """A ResNet (He et al. 2016) and its pyramid; the defaults are ResNet-50.
 
     stride: of the features that come out, 8 or 16. channels: of those features. weights: a safetensors file with the
-    ResNet's weights under the names of transformers' ResNetBackbone, or None for random ones. frozen_norms: the batch
-    norms keep the statistics of their weights, as is usual when a pretrained network is trained on few images.
+    weights of transformers' ResNetBackbone or ResNetForImageClassification (microsoft/resnet-50 on the hub, say), or
+    None for random ones. frozen_norms: the batch norms keep the statistics of their weights, as is usual when a
+    pretrained network is trained on few images.
     """
 
     layer: Literal["basic", "bottleneck"] = "bottleneck"
@@ -95,7 +96,12 @@ class ImageBackbone(nn.Module):
 
 def _load_strictly(module: nn.Module, path: Path) -> None:
     try:
-        state = load_file(path)
+        # An image classifier, as the hub has them, holds the backbone under a prefix.
+        state = {
+            name.removeprefix("resnet."): tensor
+            for name, tensor in load_file(path).items()
+            if not name.startswith("classifier.")
+        }
     except (OSError, safetensors.SafetensorError) as error:
         raise InputRefused(
             f"{path}: the backbone's weights cannot be read ({error}); give a safetensors file"

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from calibration.cameras import project, visible
 from calibration.transforms import invert, transform_points
@@ -263,6 +264,15 @@ def test_pretrained_weights_are_read_and_others_refused(tmp_path: Path) -> None:
     loaded = ImageBackbone(BackboneConfig(**arguments))
     for name, tensor in loaded.resnet.state_dict().items():
         assert torch.equal(tensor, state[name]), name
+
+    # A classifier that transformers itself wrote.
+    resnet_config = ResNetConfig(**loaded.resnet.config.to_dict())
+    classifier = ResNetForImageClassification(resnet_config)
+    classifier.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(path)
+    loaded = ImageBackbone(BackboneConfig(**arguments))
+    for name, tensor in classifier.resnet.state_dict().items():
+        assert torch.equal(loaded.resnet.state_dict()[name], tensor), name
 
     first = next(iter(state))
     for spoilt in (
