@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
-from datasets.faults import SensorFault
 from datasets.sample import Sample
 
 Modality = Literal["camera", "lidar", "radar", "pose"]
@@ -42,10 +41,7 @@ class PointBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples. Shapes and meanings as in Sample; boxes is None where any sample has no annotations.
-
-    `faults` lists for each sample why a sensor is absent; whoever consumes batches refuses or counts them.
-    """
+    """B samples. Shapes and meanings as in Sample; boxes is None where any sample has no annotations."""
 
     tokens: tuple[str, ...]
     images: UInt8[Tensor, "B N 3 H W"]
@@ -60,7 +56,6 @@ class Batch:
     ego_motion_valid: Bool[Tensor, "B T"]
     global_from_ego: Float64[Tensor, "B 4 4"]
     boxes: tuple[Boxes3D, ...] | None
-    faults: tuple[tuple[SensorFault, ...], ...]
 
     @property
     def availability(self) -> Bool[Tensor, "B 4"]:
@@ -91,7 +86,6 @@ class Batch:
             ego_motion_valid=self.ego_motion_valid.to(device),
             global_from_ego=self.global_from_ego.to(device),
             boxes=None if self.boxes is None else tuple(boxes.to(device) for boxes in self.boxes),
-            faults=self.faults,
         )
 
     def without(self, *modalities: Modality) -> "Batch":
@@ -143,5 +137,4 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ego_motion_valid=torch.stack([sample.ego_motion_valid for sample in samples]),
         global_from_ego=torch.stack([sample.global_from_ego for sample in samples]),
         boxes=tuple(boxes) if len(boxes) == len(samples) else None,
-        faults=tuple(sample.faults for sample in samples),
     )

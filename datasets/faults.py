@@ -26,13 +26,14 @@ class FaultReason(Enum):
     SIZE_MISMATCH = "size_mismatch"
     IMPLAUSIBLE = "implausible"
     NO_FINITE_POINTS = "no_finite_points"
+    NONFINITE_POINTS = "nonfinite_points"  # these points are dropped, the sensor stays: told and counted, not refused
     BAD_HEADER = "bad_header"
     HEADER_MISMATCH = "header_mismatch"
 
 
 @dataclass(frozen=True)
 class SensorFault:
-    """One sensor of one frame that is absent. `detail` is a sentence that names the file and the field."""
+    """One sensor of one frame that is absent or impaired. `detail` is a sentence that names the file and the field."""
 
     channel: str
     reason: FaultReason
@@ -48,10 +49,15 @@ class SensorFileError(Exception):
         self.detail = detail
 
 
+def costs_data(reason: FaultReason) -> bool:
+    """False for a sensor that was never recorded, and for points that carried no position anyhow."""
+    return reason not in (FaultReason.NOT_RECORDED, FaultReason.NONFINITE_POINTS)
+
+
 def refuse_faults(faults: Iterable[SensorFault]) -> None:
-    """Raise InputRefused for the first fault that is one of a file; a sensor that was never recorded is no fault."""
+    """Raise InputRefused for the first fault that costs data which the tables promise (`costs_data`)."""
     for fault in faults:
-        if fault.reason is not FaultReason.NOT_RECORDED:
+        if costs_data(fault.reason):
             raise InputRefused(
                 f"{fault.detail} ({fault.channel}: {fault.reason.value}). "
                 "Restore the file, or pass --missing-sensors allow to treat the sensor as unavailable."

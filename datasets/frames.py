@@ -68,8 +68,8 @@ class LogFrame:
     `global_from_ego` is the pose at the frame's instant, the one that detections refer to (nuScenes: LIDAR_TOP's).
     `ego_states`: the recent past, oldest first, the frame's own state last. `lidar_sweeps` and `radar_sweeps`: by
     channel, newest first. `annotations` is None where the log has none (a test split, a fresh recording).
-    A channel that is absent from the dictionaries has an entry in `faults` that says why. `sweeps_left_out`: one entry
-    for each earlier sweep that could not be read and is missing among its channel's sweeps.
+    A channel that is absent from the dictionaries has an entry in `faults` that says why. `impairments`: what
+    a channel that is there has lost all the same, an earlier sweep that could not be read, points that are not finite.
     """
 
     token: str
@@ -83,4 +83,4 @@ class LogFrame:
     radar_sweeps: dict[str, tuple[PointSweep, ...]]
     annotations: Annotations | None
     faults: tuple[SensorFault, ...]
-    sweeps_left_out: tuple[SensorFault, ...] = ()
+    impairments: tuple[SensorFault, ...] = ()

@@ -78,6 +78,7 @@ def make_sample(frame: LogFrame, config: SampleConfig) -> Sample:
         global_from_ego=frame.global_from_ego,
         boxes=None if frame.annotations is None else training_boxes(frame.annotations, frame.global_from_ego),
         faults=frame.faults + camera_faults,
+        impairments=frame.impairments,
     )
 
 

@@ -29,7 +29,7 @@ class Sample:
     pictures. ego_from_cam: also undoes the ego motion between the picture's instant and the frame's. The order of
     cameras and radars is that of the SampleConfig that made the sample. radar_available: one for each radar.
     ego_motion: oldest first, with rows of zeros where `ego_motion_valid` is False. boxes: the training targets or
-    None. faults: why a sensor is absent.
+    None. faults: why a sensor is absent. impairments: what a sensor that is there has lost all the same.
     """
 
     token: str
@@ -48,3 +48,4 @@ class Sample:
     global_from_ego: Float64[Tensor, "4 4"]
     boxes: Boxes3D | None
     faults: tuple[SensorFault, ...]
+    impairments: tuple[SensorFault, ...] = ()

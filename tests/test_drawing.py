@@ -81,7 +81,7 @@ def logged_frame(annotations: Boxes3D | None, cameras: tuple[str, ...] = CAMERA_
             for channel in CAMERA_CHANNELS
             if channel not in cameras
         ),
-        sweeps_left_out=(),
+        impairments=(),
     )
 
 

@@ -51,7 +51,7 @@ def refusal(read: Callable[[], Any], reason: FaultReason, name: str) -> str:
 def test_lidar_points_come_as_written(tmp_path: Path) -> None:
     points = lidar_points()
     (tmp_path / "a.bin").write_bytes(points.tobytes())
-    assert torch.equal(read_lidar_sweep(tmp_path, "a.bin"), torch.from_numpy(points))
+    assert torch.equal(read_lidar_sweep(tmp_path, "a.bin").points, torch.from_numpy(points))
 
 
 @pytest.mark.parametrize("cut", [7, 4])
@@ -66,7 +66,7 @@ def test_lidar_points_that_are_not_finite_are_dropped(tmp_path: Path) -> None:
     points[3, 0], points[7, 2], points[9, 3], points[11, 4] = np.nan, np.inf, -np.inf, np.nan
     (tmp_path / "a.bin").write_bytes(points.tobytes())
     expected = torch.from_numpy(np.delete(points, [3, 7, 9, 11], axis=0))
-    assert torch.equal(read_lidar_sweep(tmp_path, "a.bin"), expected)
+    assert torch.equal(read_lidar_sweep(tmp_path, "a.bin").points, expected)
 
 
 def test_lidar_without_a_finite_point(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_the_root_and_its_first_level_may_be_links(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "samples").symlink_to(tmp_path / "disk")
     (tmp_path / "linked").symlink_to(tmp_path / "root")
-    assert len(read_lidar_sweep(tmp_path / "linked", "samples/LIDAR_TOP/a.bin")) == 60
+    assert len(read_lidar_sweep(tmp_path / "linked", "samples/LIDAR_TOP/a.bin").points) == 60
 
 
 # Radar ----------------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_the_root_and_its_first_level_may_be_links(tmp_path: Path) -> None:
 def test_radar_points_come_by_name(tmp_path: Path) -> None:
     points = radar_points()
     write_radar(tmp_path / "a.pcd", points)
-    assert torch.equal(read_radar_sweep(tmp_path, "a.pcd"), torch.from_numpy(points.astype(np.float32)))
+    assert torch.equal(read_radar_sweep(tmp_path, "a.pcd").points, torch.from_numpy(points.astype(np.float32)))
 
 
 def test_radar_agrees_with_the_devkit(real_data: Path) -> None:
@@ -149,7 +149,7 @@ def test_radar_agrees_with_the_devkit(real_data: Path) -> None:
     assert len(paths) == 81
     for path in paths[::4]:
         reference = RadarPointCloud.from_file(str(path), states, states, states).points
-        ours = read_radar_sweep(root, str(path.relative_to(root)))
+        ours = read_radar_sweep(root, str(path.relative_to(root))).points
         assert np.array_equal(ours.numpy(), reference.T.astype(np.float32))
 
 
@@ -171,16 +171,16 @@ def test_other_orders_and_types_of_radar_columns(tmp_path: Path, trailing: bytes
     )
     (tmp_path / "a.pcd").write_bytes(header.encode() + records.tobytes() + trailing)
     expected = torch.from_numpy(np.abs(points).astype(np.uint8).astype(np.float32))
-    assert torch.equal(read_radar_sweep(tmp_path, "a.pcd"), expected)
+    assert torch.equal(read_radar_sweep(tmp_path, "a.pcd").points, expected)
 
 
 def test_a_radar_sweep_may_be_empty(tmp_path: Path) -> None:
     write_radar(tmp_path / "none.pcd", np.zeros((0, 18)))
-    assert read_radar_sweep(tmp_path, "none.pcd").shape == (0, 18)
+    assert read_radar_sweep(tmp_path, "none.pcd").points.shape == (0, 18)
     marked = np.zeros((1, 18))
     marked[0, :3] = np.nan
     write_radar(tmp_path / "nan.pcd", marked)
-    assert read_radar_sweep(tmp_path, "nan.pcd").shape == (0, 18)
+    assert read_radar_sweep(tmp_path, "nan.pcd").points.shape == (0, 18)
 
 
 def test_radar_points_that_are_not_finite_are_dropped(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_radar_points_that_are_not_finite_are_dropped(tmp_path: Path) -> None:
     points[2, 6], points[4, 9] = np.nan, np.inf
     write_radar(tmp_path / "a.pcd", points)
     expected = torch.from_numpy(np.delete(points, [2, 4], axis=0).astype(np.float32))
-    assert torch.equal(read_radar_sweep(tmp_path, "a.pcd"), expected)
+    assert torch.equal(read_radar_sweep(tmp_path, "a.pcd").points, expected)
 
 
 @pytest.mark.parametrize(
@@ -319,3 +319,13 @@ def test_real_pictures(real_data: Path) -> None:
     for name in names:
         image = camera_image(read_image_bytes(root, name, 1600, 900))
         assert decode_image(image).shape == (900, 1600, 3)
+
+
+def test_dropped_points_are_told_with_file_and_field(tmp_path: Path) -> None:
+    points = np.zeros((4, 5), dtype=np.float32)
+    points[1, 3] = np.nan
+    points[2, 0] = np.inf
+    points.tofile(tmp_path / "a.bin")
+    sweep = read_lidar_sweep(tmp_path, "a.bin")
+    assert len(sweep.points) == 2
+    assert sweep.dropped == "a.bin: 2 of 4 points are not finite (field x, intensity) and were dropped"

@@ -67,7 +67,7 @@ def test_a_frame_holds_everything_that_was_written(pristine: Path) -> None:
     frame = reader.frame(LAST)
     assert (frame.token, frame.scene_name, frame.timestamp_us) == (LAST, "scene-0103", START_US + 1_001_000_000)
     assert frame.faults == ()
-    assert frame.sweeps_left_out == ()
+    assert frame.impairments == ()
     assert tuple(frame.images) == CAMERA_CHANNELS
     assert set(frame.rig.ego_from_sensor) == set(CHANNELS)
     assert set(frame.rig.cameras) == set(CAMERA_CHANNELS)
@@ -263,7 +263,7 @@ def test_broken_earlier_sweeps_are_left_out_and_counted(root: Path) -> None:
     file_of(root, "scene-0103-RADAR_FRONT-9").write_bytes(b"no radar\n")
     frame = NuScenesReader(root).frame(LAST)
     assert frame.faults == ()
-    assert [(fault.channel, fault.reason) for fault in frame.sweeps_left_out] == [
+    assert [(fault.channel, fault.reason) for fault in frame.impairments] == [
         (LIDAR_CHANNEL, FaultReason.MISSING_FILE),
         ("RADAR_FRONT", FaultReason.BAD_HEADER),
     ]

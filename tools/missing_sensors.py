@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from datasets.faults import FaultReason, SensorFault
+from datasets.faults import FaultReason, SensorFault, costs_data
 
 
 class MissingSensors:
@@ -31,8 +31,8 @@ class MissingSensors:
 
     @property
     def broken_count(self) -> int:
-        """How many sensor readings were lost to a file that is missing or broken (never recorded does not count)."""
-        return sum(count for (_, reason), count in self._counts.items() if reason != FaultReason.NOT_RECORDED.value)
+        """How many sensor readings were lost to a file that is missing or broken (`costs_data`)."""
+        return sum(count for (_, reason), count in self._counts.items() if costs_data(FaultReason(reason)))
 
     def table(self) -> str:
         """One line for each channel and reason, the most frequent first; one sentence where nothing was missing."""

@@ -143,7 +143,7 @@ def draw_frames(
     paths = []
     for token in progress(tokens, "drawing"):
         frame = reader.frame(token)
-        missing.add(token, frame.faults)
+        missing.add(token, frame.faults + frame.impairments)
         boxes, fused = source.detections(frame)
         path = output / picture_name(frame)
         write_atomically(path, png_bytes(draw_sheet(frame, boxes, fused)))

@@ -8,6 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,10 +30,16 @@ _PCD_TYPES = {
 }
 
 
-def read_lidar_sweep(root: Path, filename: str) -> Float32[Tensor, "P 5"]:
+class SweepFile(NamedTuple):
+    """A sweep's points (P, C), all finite, and a sentence on those that were not; empty where there were none."""
+
+    points: Float32[Tensor, "P C"]
+    dropped: str
+
+
+def read_lidar_sweep(root: Path, filename: str) -> SweepFile:
     """The points (P, 5: LIDAR_FIELDS) of a `.pcd.bin` file: float32 x 5, sensor frame.
 
-    Points that are not finite are dropped: their number is the file's size / 20 - P.
     Raises SensorFileError (see `_read_bytes`; TRUNCATED, IMPLAUSIBLE, NO_FINITE_POINTS).
     """
     content = _read_bytes(root, filename)
@@ -41,7 +48,7 @@ def read_lidar_sweep(root: Path, filename: str) -> Float32[Tensor, "P 5"]:
         detail = f"{filename}: {len(content)} bytes are no whole number of points of {point_bytes} bytes"
         raise SensorFileError(FaultReason.TRUNCATED, detail)
     points = torch.from_numpy(np.frombuffer(content, dtype="<f4").reshape(-1, len(LIDAR_FIELDS)).astype(np.float32))
-    points = points[points.isfinite().all(dim=1)]
+    points, dropped = _finite(points, LIDAR_FIELDS, filename)
     if len(points) == 0:
         raise SensorFileError(FaultReason.NO_FINITE_POINTS, f"{filename}: not one point has only finite numbers")
     ring = points[:, LIDAR_FIELDS.index("ring")]
@@ -49,14 +56,14 @@ def read_lidar_sweep(root: Path, filename: str) -> Float32[Tensor, "P 5"]:
     if not bool(((ring == ring.round()) & (ring >= 0) & (ring < _LIDAR_BEAMS)).all()):
         detail = f"{filename}: the ring column is not the numbers 0 to {_LIDAR_BEAMS - 1}; are these float32 x 5?"
         raise SensorFileError(FaultReason.IMPLAUSIBLE, detail)
-    return points
+    return SweepFile(points, dropped)
 
 
-def read_radar_sweep(root: Path, filename: str) -> Float32[Tensor, "P 18"]:
+def read_radar_sweep(root: Path, filename: str) -> SweepFile:
     """The points (P, 18: RADAR_FIELDS) of a binary PCD v0.7 file, sensor frame; all of them, no state is filtered.
 
     Columns are found by name. A sweep without points is valid; nuScenes also marks one by a first point of NaN.
-    Other points that are not finite are dropped. Raises SensorFileError (see `_read_bytes`; BAD_HEADER,
+    Raises SensorFileError (see `_read_bytes`; BAD_HEADER,
     HEADER_MISMATCH, TRUNCATED).
     """
     content = _read_bytes(root, filename)
@@ -74,8 +81,20 @@ def read_radar_sweep(root: Path, filename: str) -> Float32[Tensor, "P 18"]:
         columns = [records[name].astype(np.float32) for name in RADAR_FIELDS]
     points = torch.from_numpy(np.stack(columns, axis=1))
     if len(points) and bool(points[0].isnan().any()):
-        return points[:0]
-    return points[points.isfinite().all(dim=1)]
+        return SweepFile(points[:0], "")
+    return _finite(points, RADAR_FIELDS, filename)
+
+
+def _finite(points: Float32[Tensor, "N C"], fields: tuple[str, ...], filename: str) -> SweepFile:
+    """Without the points that are not finite."""
+    finite = points.isfinite()
+    kept = finite.all(dim=1)
+    dropped = len(kept) - int(kept.sum())
+    if dropped == 0:
+        return SweepFile(points, "")
+    names = ", ".join(name for name, whole in zip(fields, finite.all(dim=0).tolist(), strict=True) if not whole)
+    detail = f"{filename}: {dropped} of {len(kept)} points are not finite (field {names}) and were dropped"
+    return SweepFile(points[kept], detail)
 
 
 def read_image_bytes(root: Path, filename: str, width: int, height: int) -> bytes:

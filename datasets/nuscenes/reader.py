@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 from scipy.spatial.transform import Rotation
-from torch import Tensor
 
 from calibration.cameras import PinholeCamera
 from calibration.rig import EgoState, SensorRig
@@ -19,11 +17,11 @@ from datasets.frames import Annotations, CameraImage, LogFrame, PointSweep
 from datasets.nuscenes.annotations import annotations_of
 from datasets.nuscenes.can_bus import GpsTrack, VehicleMotion, read_gps, read_vehicle_motion
 from datasets.nuscenes.ego_motion import PoseTrack, past_states
-from datasets.nuscenes.files import read_image_bytes, read_lidar_sweep, read_radar_sweep
+from datasets.nuscenes.files import SweepFile, read_image_bytes, read_lidar_sweep, read_radar_sweep
 from datasets.nuscenes.splits import scenes_of_split
 from datasets.nuscenes.tables import Row, Tables, channel_of, find_version, load_tables
 
-_SweepReader = Callable[[Path, str], Float32[Tensor, "P C"]]
+_SweepReader = Callable[[Path, str], SweepFile]
 _SceneContext = tuple[PoseTrack, VehicleMotion | None, GpsTrack | None]
 _SCENES_KEPT = 8
 
@@ -88,7 +86,7 @@ class NuScenesReader:
         scene_name = self._tables["scene"][sample["scene_token"]]["name"]
         rows = self._keyframes[token]
         faults: list[SensorFault] = []
-        left_out: list[SensorFault] = []
+        impairments: list[SensorFault] = []
         for channel in (*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS):
             if channel not in rows:
                 detail = f"sample_data.json has no keyframe of {channel} for sample {token}"
@@ -99,8 +97,8 @@ class NuScenesReader:
                 images[channel] = self._image(rows[channel])
             except SensorFileError as error:
                 faults.append(SensorFault(channel, error.reason, error.detail))
-        lidar = self._sweeps((LIDAR_CHANNEL,), rows, self._lidar_sweeps, read_lidar_sweep, faults, left_out)
-        radar = self._sweeps(RADAR_CHANNELS, rows, self._radar_sweeps, read_radar_sweep, faults, left_out)
+        lidar = self._sweeps((LIDAR_CHANNEL,), rows, self._lidar_sweeps, read_lidar_sweep, faults, impairments)
+        radar = self._sweeps(RADAR_CHANNELS, rows, self._radar_sweeps, read_radar_sweep, faults, impairments)
         global_from_ego = self._pose(self._reference_row(token))
         return LogFrame(
             token=token,
@@ -114,7 +112,7 @@ class NuScenesReader:
             radar_sweeps=radar,
             annotations=self.annotations(token),
             faults=tuple(faults),
-            sweeps_left_out=tuple(left_out),
+            impairments=tuple(impairments),
         )
 
     def annotations(self, token: str) -> Annotations | None:
@@ -157,7 +155,7 @@ class NuScenesReader:
         count: int,
         read: _SweepReader,
         faults: list[SensorFault],
-        left_out: list[SensorFault],
+        impairments: list[SensorFault],
     ) -> dict[str, tuple[PointSweep, ...]]:
         """Each channel's newest sweeps. Without the keyframe's own a channel is absent; an earlier one is left out."""
         result: dict[str, tuple[PointSweep, ...]] = {}
@@ -165,15 +163,17 @@ class NuScenesReader:
             sweeps: list[PointSweep] = []
             for age, row in enumerate(self._row_and_earlier(rows[channel], count)):
                 try:
-                    points = read(self.root, row["filename"])
+                    points, dropped = read(self.root, row["filename"])
                 except SensorFileError as error:
                     fault = SensorFault(channel, error.reason, error.detail)
                     if age == 0:
                         faults.append(fault)
                         break
-                    left_out.append(fault)
+                    impairments.append(fault)
                 else:
                     sweeps.append(PointSweep(row["timestamp"], self._pose(row), points))
+                    if dropped:
+                        impairments.append(SensorFault(channel, FaultReason.NONFINITE_POINTS, dropped))
             if sweeps:
                 result[channel] = tuple(sweeps)
         return result

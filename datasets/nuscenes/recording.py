@@ -73,7 +73,7 @@ def read_picture(reader: NuScenesReader, message: RecordedMessage) -> bytes:
 def read_points(reader: NuScenesReader, message: RecordedMessage) -> Float32[Tensor, "P C"]:
     """The points of a LiDAR's or a radar's message (LIDAR_FIELDS or RADAR_FIELDS). Raises SensorFileError."""
     read = read_lidar_sweep if message.channel == LIDAR_CHANNEL else read_radar_sweep
-    return read(reader.root, message.filename)
+    return read(reader.root, message.filename).points
 
 
 def _message(reader: NuScenesReader, row: Row) -> RecordedMessage:

@@ -48,7 +48,7 @@ class _SamplesByEpoch(Dataset[Sample | _Refusal]):
         try:
             sample = self._dataset.sample(index, epoch)
             if self._missing_sensors == "refuse":
-                refuse_faults(sample.faults)
+                refuse_faults(sample.faults + sample.impairments)
         except InputRefused as refusal:
             return _Refusal(str(refusal))
         return sample
@@ -108,7 +108,7 @@ def _collate(samples: list[Sample | _Refusal]) -> LoadedBatch | _Refusal:
         if isinstance(sample, _Refusal):
             return sample
         whole.append(sample)
-    return LoadedBatch(collate(whole), tuple(sample.faults for sample in whole))
+    return LoadedBatch(collate(whole), tuple(sample.faults + sample.impairments for sample in whole))
 
 
 def _start_worker(worker: int) -> None:
