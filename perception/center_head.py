@@ -61,7 +61,6 @@ class CenterHead(nn.Module):
         self.norm = CellNorm(width)
         self.heatmap = nn.Linear(width, len(DETECTION_CLASSES))
         # sigmoid(-2.19) = 0.1: at first everything is unlikely (Lin et al. 2017), or the empty cells drown the rest.
-        nn.init.normal_(self.heatmap.weight, std=0.01)
         nn.init.constant_(self.heatmap.bias, -2.19)
         self.regress = nn.Sequential(
             nn.Linear(width, config.hidden),
