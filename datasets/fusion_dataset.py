@@ -33,7 +33,7 @@ class FusionDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.seed = seed
         # Shared memory: persistent workers see the epoch that the main process sets.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other augmentations from here on, the same ones whenever this epoch is set again."""

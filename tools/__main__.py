@@ -91,7 +91,7 @@ def _run(verb: Verb, words: list[str]) -> int:
             args=words,
             prog=f"bevel {verb.name}",
             description=_first_lines(module),
-            config=(tyro.conf.FlagCreatePairsOff,),
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
         )
     except SystemExit as stop:  # tyro has printed its help (0) or what is wrong (2)
         return stop.code if isinstance(stop.code, int) else ExitCode.USAGE
@@ -110,7 +110,8 @@ def _run(verb: Verb, words: list[str]) -> int:
         if degraded.output is not None:
             print(degraded.output)
         return ExitCode.DEGRADED
-    if output is not None:
+    # Of several training processes (torchrun) the first speaks.
+    if output is not None and os.environ.get("RANK", "0") == "0":
         print(output)
     return ExitCode.FINE
 

@@ -26,23 +26,23 @@ class EvaluateArguments:
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|RESULTS.JSON")]]
     """The run folder of `bevel train`, or detections in nuScenes' results format."""
     data_root: Path
-    """The nuScenes dataroot: the folder that holds v1.0-mini or v1.0-trainval."""
+    """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
-    """The folder of tables; may be left out where there is only one."""
+    """The folder of tables, if there are several."""
     split: str = "mini_val"
-    """An official split, all, or scene names with commas."""
+    """An official split, all, or scene names."""
     output: Path | None = None
-    """Where metrics_summary.json goes; default: evaluation-SPLIT in the run, or beside the results file."""
+    """Where metrics_summary.json goes, otherwise evaluation-SPLIT beside the results."""
     batch_size: int = 1
     workers: int = 0
-    """Processes that load samples beside the one that computes."""
+    """Loader processes."""
     missing_sensors: MissingSensorsPolicy = "refuse"
-    """Stop at a sensor file that is missing or broken, or treat that sensor as unavailable."""
+    """What to do about sensor files that are missing or broken."""
     strict: bool = False
-    """Exit code 4 where sensors were missing."""
+    """Exit code 4 if sensors were missing."""
     device: DeviceChoice = "auto"
     threads: int | None = None
-    """CPU threads; default: as many as there are cores."""
+    """CPU threads, otherwise as many as cores."""
 
 
 def evaluate(arguments: EvaluateArguments) -> Path:

@@ -31,28 +31,28 @@ class TrainArguments:
     config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
     """A preset (tiny, base) or a config file (a run's config.json, changed or not)."""
     data_root: Path
-    """The nuScenes dataroot: the folder that holds v1.0-mini or v1.0-trainval."""
+    """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
-    """The folder of tables; may be left out where there is only one."""
+    """The folder of tables, if there are several."""
     split: str = "mini_train"
-    """What to train on: an official split, all, or scene names with commas."""
+    """An official split, all, or scene names."""
     val_split: str | None = None
-    """Evaluate on this split at the end, through the official devkit."""
+    """Evaluate on this split at the end."""
     output: Path | None = None
-    """The run folder; default: runs/ and the preset's name."""
+    """The run folder, otherwise runs/PRESET."""
     steps: int | None = None
-    """Train so many steps instead of what the config says."""
+    """Steps, instead of the config's."""
     workers: int | None = None
-    """Loader processes instead of what the config says."""
+    """Loader processes, instead of the config's."""
     resume: bool = False
-    """Go on from the last checkpoint in the run folder."""
+    """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"
-    """Stop at a sensor file that is missing or broken, or treat that sensor as unavailable."""
+    """What to do about sensor files that are missing or broken."""
     strict: bool = False
-    """Exit code 4 where sensors were missing."""
+    """Exit code 4 if sensors were missing."""
     device: DeviceChoice = "auto"
     threads: int | None = None
-    """CPU threads; default: as many as there are cores."""
+    """CPU threads, otherwise as many as cores."""
 
 
 def train(arguments: TrainArguments) -> Path:

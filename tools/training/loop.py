@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -238,7 +239,7 @@ class TrainingLoop:
                 self._optimizer,
                 self._config_json,
             )
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise CommandFailed(
                 f"The checkpoint of step {self._state.step} could not be written to {self._run.checkpoints}: {error}; "
                 "the one before it is whole, --resume goes on from there."
