@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pymap3d
 import pytest
@@ -383,3 +384,11 @@ def test_vehicles_look_where_they_drive(worlds: list[World]) -> None:
             assert np.cos(np.arctan2(vy, vx) - yaw) > 0.99
             driving += 1
     assert driving > 10
+
+
+def test_camera_sweeps_lie_between_the_keyframes(tmp_path: Path) -> None:
+    simulate(tmp_path / "world", WorldConfig(scenes=1, keyframes=2, image_width=16, camera_sweeps=True))
+    devkit = NuScenes("v1.0-mini", str(tmp_path / "world"), verbose=False)
+    pictures = [row for row in devkit.sample_data if row["channel"] == "CAM_FRONT"]
+    assert [row["is_key_frame"] for row in pictures] == [True, *[False] * 5, True]
+    assert all(cv2.imread(str(tmp_path / "world" / row["filename"])).shape == (9, 16, 3) for row in pictures)

@@ -68,7 +68,7 @@ def travel(times: Float64[Array, "K"], speeds: Float64[Array, "K"]) -> Float64[A
     """Metres gone at each time, 0 at time 0, for a speed at each time."""
     gone = np.concatenate([[0.0], np.cumsum(0.5 * (speeds[1:] + speeds[:-1]) * np.diff(times))])
     gone -= np.interp(0.0, times, gone)
-    return gone
+    return np.asarray(gone)
 
 
 def speed_plan(

@@ -141,7 +141,7 @@ def construction_vehicle(length: float, width: float, height: float) -> Mesh:
         for side in (-1, 1)
     ]
     parts += [
-        box((-0.5 * length, 0.1 * length), (-half + 0.15, half - 0.15), (0.8, 0.48 * height), yellow),
+        box((-0.48 * length, 0.1 * length), (-half + 0.15, half - 0.15), (0.8, 0.48 * height), yellow),
         box((-0.5 * length, -0.36 * length), (-half + 0.1, half - 0.1), (0.8, 0.55 * height), dark),
         box((-0.12 * length, 0.13 * length), (0.05, half - 0.15), (0.48 * height, 0.84 * height), Material.GLASS),
         box((-0.14 * length, 0.14 * length), (0.02, half - 0.12), (0.84 * height, 0.88 * height), yellow),
