@@ -52,18 +52,18 @@ class ReplayArguments:
     scene: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SCENE")]]
     """The scene's name, for example scene-0103."""
     data_root: Path
-    """The nuScenes dataroot: the folder that holds v1.0-mini or v1.0-trainval."""
+    """The dataroot: the folder that holds v1.0-mini, say."""
     run: Path | None = None
     """The run folder of the detector; left out: sensors and annotations only."""
     version: str | None = None
-    """The folder of tables; may be left out where there is only one."""
+    """The folder of tables, if there are several."""
     min_score: float = 0.2
     """Detections below this score are not written."""
     output: Path = Path("replay")
     """The folder for the MCAP file, which is named after the scene."""
     device: DeviceChoice = "auto"
     threads: int | None = None
-    """CPU threads; default: as many as there are cores."""
+    """CPU threads, otherwise as many as cores."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class ReplaySummary:
     path: Path
     message_count: int
     keyframe_count: int
+    keyframe_total: int
     detection_count: int
     log_seconds: float
     wall_seconds: float
@@ -107,6 +108,17 @@ def replay(arguments: ReplayArguments) -> Path:
 
     Raises InputRefused for bad input, and Interrupted after Ctrl-C: the file then holds what was replayed until then.
     """
+    summary = run_replay(arguments)
+    print(summary.text())
+    if summary.keyframe_count < summary.keyframe_total:
+        raise Interrupted(
+            f"Stopped after {summary.keyframe_count} of {summary.keyframe_total} keyframes; {summary.path} holds them."
+        )
+    return summary.path
+
+
+def run_replay(arguments: ReplayArguments) -> ReplaySummary:
+    """As `replay`, without a word; after Ctrl-C the summary counts fewer keyframes than there are."""
     limit_threads(arguments.threads)
     config: RunConfig | None = None
     detector: Detector | None = None
@@ -119,13 +131,7 @@ def replay(arguments: ReplayArguments) -> Path:
     reader = NuScenesReader(arguments.data_root, arguments.version, lidar_sweeps=sweeps[0], radar_sweeps=sweeps[1])
     with Interruption() as interruption:
         replayed = SceneReplay(reader, arguments.scene, config, detector, arguments.min_score)
-        summary = replayed.run(output_path(arguments.output, arguments.scene), interruption)
-    print(summary.text())
-    if summary.keyframe_count < replayed.keyframe_total:
-        raise Interrupted(
-            f"Stopped after {summary.keyframe_count} of {replayed.keyframe_total} keyframes; {summary.path} holds them."
-        )
-    return summary.path
+        return replayed.run(output_path(arguments.output, arguments.scene), interruption)
 
 
 def output_path(folder: Path, scene: str) -> Path:
@@ -156,7 +162,7 @@ class SceneReplay:
         self._fixes = fixes_of_scene(reader, scene)
         self._scene = scene
         self._awaited = Counter(message.keyframe_token for message in self._messages if message.keyframe_token)
-        self.keyframe_total = len(self._awaited)
+        self._keyframe_total = len(self._awaited)
         self._missing = MissingSensors()
         self._lost = 0
         self._detection_count = 0
@@ -167,7 +173,7 @@ class SceneReplay:
         began = time.perf_counter()
         awaited = Counter(self._awaited)
         done, last_us = 0, self._messages[0].timestamp_us
-        with McapLog(path) as log, Progress(f"replaying {self._scene}", self.keyframe_total) as shown:
+        with McapLog(path) as log, Progress(f"replaying {self._scene}", self._keyframe_total) as shown:
             log.describe("bevel", {"scene": self._scene, "version": self._reader.version})
             for item in _in_order(self._messages, self._fixes):
                 if interruption.requested:
@@ -190,6 +196,7 @@ class SceneReplay:
             path=path,
             message_count=count,
             keyframe_count=done,
+            keyframe_total=self._keyframe_total,
             detection_count=self._detection_count,
             log_seconds=(last_us - self._messages[0].timestamp_us) * 1e-6,
             wall_seconds=time.perf_counter() - began,
@@ -228,7 +235,7 @@ class SceneReplay:
         began = time.perf_counter()
         frame = self._reader.frame(token)
         reading = time.perf_counter() - began
-        self._missing.add(token, frame.faults)
+        self._missing.add(token, frame.faults + frame.impairments)
         if frame.ego_states:
             log.write("/odom", moment, convert.odometry(frame.ego_states[-1]))
         if frame.annotations is not None:

@@ -34,13 +34,13 @@ class VisualizeArguments:
     """What `bevel visualize` takes."""
 
     data_root: Path
-    """The nuScenes dataroot: the folder that holds v1.0-mini or v1.0-trainval."""
+    """The dataroot: the folder that holds v1.0-mini, say."""
     source: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="[RUN|RESULTS.json]")]] = None
     """A run folder (its detector runs) or a results file; left out: annotations only."""
     version: str | None = None
-    """The folder of tables; may be left out where there is only one."""
+    """The folder of tables, if there are several."""
     split: str = "all"
-    """An official split, all, or scene names with commas."""
+    """An official split, all, or scene names."""
     frames: int = 8
     """How many keyframes, spread evenly over the split; 0: all of them."""
     token: str | None = None
@@ -51,7 +51,7 @@ class VisualizeArguments:
     """The folder for the pictures; a picture of the same keyframe is replaced."""
     device: DeviceChoice = "auto"
     threads: int | None = None
-    """CPU threads; default: as many as there are cores."""
+    """CPU threads, otherwise as many as cores."""
 
 
 def visualize(arguments: VisualizeArguments) -> Path:

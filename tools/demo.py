@@ -1,0 +1,236 @@
+"""The main job with nothing at hand: a synthetic world, training, official metrics, pictures, replay and a report."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from datasets.faults import InputRefused
+from datasets.nuscenes.evaluation import DetectionMetrics
+from datasets.nuscenes.reader import NuScenesReader
+from datasets.synthetic.config import WorldConfig
+from tools.evaluate import EvaluateArguments, measure, metrics_text
+from tools.missing_sensors import MissingSensors
+from tools.progress import duration_text
+from tools.replay import ReplayArguments, ReplaySummary, run_replay
+from tools.report import ReportContent, Section, read_training_log, write_report
+from tools.simulate import SimulateArguments, simulate
+from tools.train import TrainArguments, train
+from tools.training.checkpoint import write_atomically
+from tools.training.run_folder import RunFolder, load_detector
+from tools.visualize import DetectorView, draw_frames, evenly_spread
+
+_PRESET, _TRAIN_SPLIT, _VAL_SPLIT = "tiny", "mini_train", "mini_val"
+# What two cores render in a minute and a half.
+DEMO_WORLD = WorldConfig(scenes=10, keyframes=8, image_width=640, seed=0)
+# Steps that are only timed, to find out how many fit; the first few are slower and do not count.
+_TIMED_STEPS, _WARM_UP_STEPS = 10, 4
+_FEWEST_STEPS, _MOST_STEPS = 20, 2000
+_PICTURES = 5
+_MIN_SCORE = 0.25
+
+
+@dataclass(frozen=True)
+class DemoArguments:
+    """What `bevel demo` takes."""
+
+    output: Path = Path("demo")
+    """The folder for everything; the world in it is used again, an unfinished training goes on."""
+    minutes: float = 6.0
+    """How long to train; the whole takes about three minutes more on two cores."""
+
+
+def demo(arguments: DemoArguments) -> Path:
+    """Run everything and return the page.
+
+    Raises InputRefused where the output folder holds something else, Interrupted after Ctrl-C.
+    """
+    return run_demo(arguments.output, arguments.minutes, DEMO_WORLD)
+
+
+def run_demo(output: Path, minutes: float, world_config: WorldConfig) -> Path:
+    """As `demo`, in a world of any size that has scenes of both splits."""
+    if not 0 < minutes < math.inf:
+        raise InputRefused(f"--minutes must be positive, not {minutes}.")
+    stages = _Stages(time.perf_counter())
+    with stages.stage("a synthetic world"):
+        world, reused = prepare_world(output, world_config)
+        if reused:
+            print(f"{world} is there already and is used again.")
+    with stages.stage("training"):
+        run = _train(world, output / "run", minutes)
+    with stages.stage("metrics on scenes that were not trained on"):
+        evaluated = EvaluateArguments(run, world, split=_VAL_SPLIT, output=output / "evaluation")
+        _, metrics, missing = measure(evaluated)
+        print(metrics_text(metrics))
+    with stages.stage("pictures"):
+        pictures = _draw(world, run, output / "pictures")
+    with stages.stage("replay"):
+        scene = NuScenesReader(world).frame(_tokens(world)[0]).scene_name
+        summary = run_replay(ReplayArguments(scene, world, run, min_score=_MIN_SCORE, output=output / "replay"))
+        print(summary.text())
+    done = _Done(output, world_config, world, run, metrics, missing, tuple(pictures), summary, stages)
+    return write_report(output / "report.html", _content(done))
+
+
+def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
+    """Write the demo's world to `output`/world, or use the one that an earlier demo wrote with the same settings.
+
+    Returns its folder and whether it was there. Raises InputRefused for a folder there that no demo wrote.
+    """
+    world, marker = output / "world", output / "world.json"
+    wanted = json.dumps({"bevel": version("bevel"), "world": asdict(config)}, indent=2)
+    if marker.is_file():
+        if world.is_dir() and marker.read_text() == wanted:
+            return world, True
+        shutil.rmtree(world, ignore_errors=True)  # written by a demo of another version: the marker says so
+        marker.unlink()
+    output.mkdir(parents=True, exist_ok=True)
+    simulate(
+        SimulateArguments(
+            world, scenes=config.scenes, keyframes=config.keyframes, image_width=config.image_width, seed=config.seed
+        )
+    )
+    write_atomically(marker, wanted.encode())
+    return world, False
+
+
+def _train(world: Path, run: Path, minutes: float) -> Path:
+    """Train for about so long; an unfinished run of the demo goes on, a finished one makes room for a new one."""
+    folder, marker = RunFolder(run), run.parent / "run.json"
+    if folder.config.is_file() and marker.is_file():
+        if not folder.weights.is_file() and folder.checkpoints.is_dir():
+            print(f"{run} was not finished: going on with it.")
+            return train(TrainArguments(str(folder.config), world, split=_TRAIN_SPLIT, output=run, resume=True))
+        shutil.rmtree(run)
+    seconds = _seconds_per_step(world, run.parent / ".bevel-timing")
+    steps = min(max(round(minutes * 60 / seconds), _FEWEST_STEPS), _MOST_STEPS)
+    print(f"A step takes {seconds:.2f} s here: {steps} steps in about {duration_text(steps * seconds)}.")
+    write_atomically(marker, json.dumps({"written_by": "bevel demo", "steps": steps}).encode())
+    return train(TrainArguments(_PRESET, world, split=_TRAIN_SPLIT, output=run, steps=steps))
+
+
+def _seconds_per_step(world: Path, scratch: Path) -> float:
+    """Seconds of a training step on this machine, from a few steps that are thrown away."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            train(TrainArguments(_PRESET, world, split=_TRAIN_SPLIT, output=scratch, steps=_TIMED_STEPS))
+        clock = [row["seconds"] for row in read_training_log(RunFolder(scratch).metrics)]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return max((clock[-1] - clock[_WARM_UP_STEPS - 1]) / (len(clock) - _WARM_UP_STEPS), 1e-3)
+
+
+def _tokens(world: Path) -> tuple[str, ...]:
+    return NuScenesReader(world).frame_tokens(_VAL_SPLIT)
+
+
+def _draw(world: Path, run: Path, output: Path) -> list[Path]:
+    config, detector = load_detector(run)
+    sample = config.sample
+    reader = NuScenesReader(world, lidar_sweeps=sample.lidar_sweeps, radar_sweeps=sample.radar_sweeps)
+    tokens = evenly_spread(reader.frame_tokens(_VAL_SPLIT), _PICTURES)
+    return draw_frames(reader, tokens, DetectorView(config, detector, _MIN_SCORE), output, MissingSensors())
+
+
+@dataclass
+class _Stages:
+    """Says which part of the demo runs, and keeps how long each took."""
+
+    began: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a part, and say how long it took when it is over."""
+        print(f"\n{len(self.seconds) + 1}. {name[0].upper()}{name[1:]}", flush=True)
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+        print(f"   {duration_text(self.seconds[name])}", flush=True)
+
+    def total(self) -> float:
+        """Seconds since the demo began."""
+        return time.perf_counter() - self.began
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What the parts of the demo left for the report."""
+
+    output: Path
+    world_config: WorldConfig
+    world: Path
+    run: Path
+    metrics: DetectionMetrics
+    missing: MissingSensors
+    pictures: tuple[Path, ...]
+    replay: ReplaySummary
+    stages: _Stages
+
+
+def _content(done: _Done) -> ReportContent:
+    folder = RunFolder(done.run)
+    log = read_training_log(folder.metrics)
+    metrics = done.metrics
+    present = sum(map(bool, metrics.ground_truth.values()))
+    durations = "\n".join(f"{duration_text(seconds):>9}  {name}" for name, seconds in done.stages.seconds.items())
+    facts = [
+        ("NDS, official", f"{metrics.nds:.3f}"),
+        ("mAP, official", f"{metrics.mean_ap:.3f}"),
+        (f"mAP of the {present} classes present", f"{metrics.mean_ap_present:.3f}"),
+        ("training steps", str(len(log))),
+        ("in all", duration_text(done.stages.total())),
+        ("CPU cores", str(os.cpu_count() or 1)),
+    ]
+    return ReportContent(
+        title="Bevel demo",
+        sentence=(
+            "Six cameras, a LiDAR, five radars and the vehicle's motion, fused in one bird's-eye view. Everything here "
+            "was made on this machine: a synthetic world in nuScenes format, a detector trained on eight of its "
+            "scenes, and this page about two scenes that it never saw."
+        ),
+        facts=facts,
+        commands=_commands(done, len(log)),
+        training_log=log,
+        metrics=metrics,
+        metrics_sentence=(
+            f"Measured by nuscenes-devkit (detection_cvpr_2019) on the synthetic world's split {_VAL_SPLIT}. These "
+            "figures say that the whole chain works; they cannot be compared with figures on real nuScenes."
+        ),
+        pictures=done.pictures,
+        sections=[
+            Section(
+                "Replay",
+                "A scene in recorded order, with the detections, as MCAP: open it in Foxglove.",
+                f"{done.replay.path}\n{done.replay.text()}",
+            ),
+            Section("Sensors", "Which sensor readings the evaluation had to do without.", done.missing.table()),
+            Section("Time", "What took how long.", durations),
+        ],
+        environment=json.loads(folder.environment.read_text()) if folder.environment.is_file() else {},
+        config=folder.config.read_text(),
+    )
+
+
+def _commands(done: _Done, steps: int) -> list[str]:
+    world, run, config = str(done.world), str(done.run), done.world_config
+    size = ["--scenes", config.scenes, "--keyframes", config.keyframes, "--image-width", config.image_width]
+    data = ["--data-root", world]
+    lines = [
+        ["simulate", world, *size, "--seed", config.seed],
+        ["train", _PRESET, *data, "--split", _TRAIN_SPLIT, "--output", run, "--steps", steps],
+        ["evaluate", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "evaluation"],
+        ["visualize", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "pictures"],
+        ["replay", done.replay.path.stem, "--run", run, *data, "--output", done.output / "replay"],
+    ]
+    return [shlex.join(["bevel", *map(str, line)]) for line in lines]
