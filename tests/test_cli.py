@@ -70,6 +70,20 @@ def test_bad_input_exits_3_with_one_sentence(
     assert named in said[0]
 
 
+def test_an_output_that_cannot_be_written_is_told_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "data", ("scene-0061",))
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    words = ["train", "tiny", "--data-root", str(tmp_path / "data"), "--output"]
+    assert main([*words, str(taken)]) == ExitCode.INPUT_REFUSED
+    assert main([*words, str(taken / "run")]) == ExitCode.INPUT_REFUSED
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert all("cannot be a run folder" in line for line in said)
+
+
 def test_the_real_command_refuses_without_a_traceback() -> None:
     done = subprocess.run([sys.executable, "-m", "tools", "fly"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == ExitCode.USAGE

@@ -1,5 +1,6 @@
 """The command `bevel`, which is `python -m tools`: picks the verb, reads its arguments, turns errors to exit codes."""
 
+import errno
 import os
 import sys
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ EXIT_CODES = """\
 exit codes:
   0 fine   1 failed   2 wrong usage   3 input refused   4 finished, but degraded (--strict)
   6 training diverged   130 stopped by Ctrl-C"""
+
+
+_OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
+)  # fmt: skip
 
 
 def help_text() -> str:
@@ -105,6 +111,11 @@ def _run(verb: Verb, words: list[str]) -> int:
         return _say(divergence, ExitCode.DIVERGED)
     except Interrupted as interruption:
         return _say(interruption, ExitCode.INTERRUPTED)
+    except OSError as error:
+        # The disk or its permissions; anything else would be a bug and keeps its traceback.
+        if error.errno not in _OF_THE_DISK:
+            raise
+        return _say(error, ExitCode.FAILED)
     except Degraded as degraded:
         _say(degraded, ExitCode.DEGRADED)
         if degraded.output is not None:

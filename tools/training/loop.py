@@ -242,7 +242,7 @@ class TrainingLoop:
         except (OSError, SafetensorError) as error:
             raise CommandFailed(
                 f"The checkpoint of step {self._state.step} could not be written to {self._run.checkpoints}: {error}; "
-                "the one before it is whole, --resume goes on from there."
+                "those before it, if any, are whole, and --resume goes on from the last."
             ) from error
 
 
