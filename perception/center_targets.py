@@ -38,7 +38,7 @@ CODE_SLICES: dict[str, slice] = {
 CODE_SIZE = 10
 _SMALLEST_SIZE = 0.01  # metres
 # The cells around an object's own are eight; they must not outvote the one that is nearly always read.
-_NEIGHBOUR_WEIGHT = 0.2
+_NEIGHBOUR_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,14 @@ def test_of_two_centres_in_a_cell_the_one_nearest_to_its_middle_owns_it() -> Non
 def test_without_reach_only_the_centre_cell_learns_the_box() -> None:
     targets = center_targets([box_at(0.4, 0.4)], GRID, 2, 0, CPU)
     assert (targets.cells.row.tolist(), targets.cells.column.tolist()) == ([12], [16])
+    assert targets.weights.tolist() == [1.0]
+
+
+def test_the_cells_around_an_object_count_less_than_its_own() -> None:
+    targets = center_targets([box_at(0.4, 0.4)], GRID, 2, 1, CPU)
+    own = (targets.cells.row == 12) & (targets.cells.column == 16)
+    assert targets.weights[own].tolist() == [1.0]
+    assert (targets.weights[~own] < 0.2).all()
 
 
 def test_gaussian_radius_keeps_the_overlap() -> None:
