@@ -51,7 +51,7 @@ def _beside(path: Path, distance: float, left: float, turn: float = 0.0) -> tupl
 def work_zone(street: Street, plan: RoadPlan, begin: float, side: int, rng: np.random.Generator) -> None:
     """A stretch of the parking lane fenced off: cones to lead around it, barriers along it, machines inside."""
     edge, count = plan.lanes * LANE_WIDTH, int(rng.integers(4, 9))
-    for step in range(4):
+    for step in range(3):
         for offset, place in (
             (2.5 - 0.7 * step, begin - 5.0 + 1.3 * step),
             (0.3 + 0.7 * step, begin + 2.7 * count + 1.3 * step),
@@ -66,7 +66,7 @@ def work_zone(street: Street, plan: RoadPlan, begin: float, side: int, rng: np.r
         turn = (0.0 if side < 0 else np.pi) + float(rng.normal(0.0, 0.05))
         x, y, yaw = _beside(plan.main, begin + 6.0 + 9.0 * step, side * (edge + 2.15), turn)
         street.add(draw_body("construction_vehicle", rng), resting(x, y, yaw, 0.0), margin=0.02)
-    for _ in range(int(rng.integers(2, 6))):
+    for _ in range(int(rng.integers(1, 4))):
         place = begin + float(rng.uniform(0.0, 2.7 * count))
         x, y, yaw = _beside(plan.main, place, side * (edge + float(rng.uniform(0.9, 2.7))), float(rng.uniform(-3, 3)))
         street.add(draw_body("traffic_cone" if rng.random() < 0.6 else "pedestrian", rng), resting(x, y, yaw, 0.0))

@@ -166,7 +166,10 @@ def _sample_data(config: WorldConfig, index: int, shots: list[Shot]) -> list[Row
 def _instances(
     config: WorldConfig, index: int, world: World, annotations: dict[int, list[Annotation]]
 ) -> tuple[list[Row], list[Row]]:
-    """Tracks and their annotations. What no LiDAR or radar point of the scene ever met is nobody's to annotate."""
+    """Tracks and their annotations: from the first keyframe at which a LiDAR or radar point met the object to the last.
+
+    In between it is annotated also while it is hidden; what no point ever met does not appear.
+    """
     by_user: dict[int, list[tuple[int, Annotation]]] = {}
     for keyframe in sorted(annotations):
         for annotation in annotations[keyframe]:
@@ -174,8 +177,10 @@ def _instances(
     instances: list[Row] = []
     rows: list[Row] = []
     for number, track in sorted(by_user.items()):
-        if not any(a.lidar_points + a.radar_points for _, a in track):
+        met = [i for i, (_, annotation) in enumerate(track) if annotation.lidar_points + annotation.radar_points]
+        if not met:
             continue
+        track = track[met[0] : met[-1] + 1]
         tokens = [token(config, "sample_annotation", index, number, keyframe) for keyframe, _ in track]
         instances.append(
             {
