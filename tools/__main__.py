@@ -61,6 +61,9 @@ def help_text() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit code; see tools/exit_codes.py."""
+    # Before torch loads OpenMP: threads that wait must sleep. By default they spin, and where loader processes or
+    # other programs want the cores as well, a training step takes several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
