@@ -18,7 +18,7 @@ from perception.grid import BevGrid
 from tools.drawing.bev import BevScene, BevView, draw_bev
 from tools.drawing.boxes import box_strokes, draw_boxes
 from tools.drawing.canvas import blank, fill
-from tools.drawing.features import feature_norm, heat, principal_colors
+from tools.drawing.features import heat, principal_colors
 from tools.drawing.frame_scene import annotation_colors
 from tools.drawing.legend import wrapped
 from tools.drawing.palette import CLASS_COLORS, GROUND, RADAR
@@ -194,21 +194,27 @@ def test_feature_picture_is_aligned_with_the_bev() -> None:
     """A feature that is one ahead on the left must be bright at the top left."""
     bev = torch.zeros(4, 8, 10)
     bev[:, 7, 9] = 5.0  # the largest y (left) and the largest x (ahead)
-    for picture in (feature_norm(bev), heat(bev[0], 0.0, 5.0)):
+    for picture in (principal_colors(bev, 1), heat(bev[0], 0.0, 5.0)):
         assert tuple(picture.shape) == (10, 8, 3)
         brightness = picture.float().sum(dim=2)
         assert int(brightness.argmax()) == 0
-    colors = principal_colors(bev + torch.rand(4, 8, 10, generator=torch.Generator().manual_seed(0)) * 0.01)
-    assert int(colors[..., 0].argmax()) == 0
+        assert float(brightness[5, 5]) < 20
+
+
+def test_the_pattern_of_the_patches_is_taken_out() -> None:
+    noise = torch.randn(6, 8, 12, generator=torch.Generator().manual_seed(0))
+    pattern = torch.arange(4.0).reshape(2, 2).repeat(4, 6) * 100.0
+    with_pattern = principal_colors(noise + pattern, 2).float()
+    assert float((with_pattern - principal_colors(noise, 2).float()).abs().max()) <= 2.0
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 16])
 def test_feature_pictures_of_odd_inputs(channels: int) -> None:
     bev = torch.zeros(channels, 4, 6)
-    assert tuple(principal_colors(bev).shape) == (6, 4, 3)
+    assert not principal_colors(bev, 1).any()
     bev[:, 0, 0] = math.nan
-    assert principal_colors(bev)[5, 3].tolist() == [0, 0, 0]
-    assert tuple(feature_norm(torch.full((channels, 4, 6), math.nan)).shape) == (6, 4, 3)
+    assert principal_colors(bev, 3)[5, 3].tolist() == [0, 0, 0]
+    assert not principal_colors(torch.full((channels, 4, 6), math.nan), 2).any()
 
 
 def test_sheet_shows_the_annotation_in_the_cameras() -> None:
@@ -240,7 +246,7 @@ def test_sheet_of_a_frame_with_nothing() -> None:
     sheet = draw_sheet(frame)
     assert sheet.shape[1] == 2560
     grid = BevGrid((-8.0, 8.0), (-8.0, 8.0), 1.0)
-    fused = FusedView(torch.zeros(4, 16, 16), grid, ("camera",), torch.zeros(1, 16, 16))
+    fused = FusedView(torch.zeros(4, 16, 16), grid, 2, ("camera",), torch.zeros(1, 16, 16))
     assert draw_sheet(frame, Boxes3D.empty(), fused).shape[0] > sheet.shape[0]
 
 

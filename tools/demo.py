@@ -28,7 +28,7 @@ from tools.training.checkpoint import write_atomically
 from tools.training.run_folder import RunFolder, load_detector
 from tools.visualize import DetectorView, draw_frames, evenly_spread
 
-_PRESET, _TRAIN_SPLIT, _VAL_SPLIT = "tiny", "mini_train", "mini_val"
+_TRAIN_SPLIT, _VAL_SPLIT = "mini_train", "mini_val"
 # What two cores render in a minute and a half.
 DEMO_WORLD = WorldConfig(scenes=10, keyframes=8, image_width=640, seed=0)
 # Steps that are only timed, to find out how many fit; the first few are slower and do not count.
@@ -53,11 +53,11 @@ def demo(arguments: DemoArguments) -> Path:
 
     Raises InputRefused where the output folder holds something else, Interrupted after Ctrl-C.
     """
-    return run_demo(arguments.output, arguments.minutes, DEMO_WORLD)
+    return run_demo(arguments.output, arguments.minutes, DEMO_WORLD, "tiny")
 
 
-def run_demo(output: Path, minutes: float, world_config: WorldConfig) -> Path:
-    """As `demo`, in a world of any size that has scenes of both splits."""
+def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: str) -> Path:
+    """As `demo`, in a world of any size that has scenes of both splits, with any preset or config file."""
     if not 0 < minutes < math.inf:
         raise InputRefused(f"--minutes must be positive, not {minutes}.")
     stages = _Stages(time.perf_counter())
@@ -66,7 +66,7 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig) -> Path:
         if reused:
             print(f"{world} is there already and is used again.")
     with stages.stage("training"):
-        run = _train(world, output / "run", minutes)
+        run = _train(world, output / "run", minutes, config)
     with stages.stage("metrics on scenes that were not trained on"):
         evaluated = EvaluateArguments(run, world, split=_VAL_SPLIT, output=output / "evaluation")
         _, metrics, missing = measure(evaluated)
@@ -77,7 +77,7 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig) -> Path:
         scene = NuScenesReader(world).frame(_tokens(world)[0]).scene_name
         summary = run_replay(ReplayArguments(scene, world, run, min_score=_MIN_SCORE, output=output / "replay"))
         print(summary.text())
-    done = _Done(output, world_config, world, run, metrics, missing, tuple(pictures), summary, stages)
+    done = _Done(output, world_config, config, world, run, metrics, missing, tuple(pictures), summary, stages)
     return write_report(output / "report.html", _content(done))
 
 
@@ -103,7 +103,7 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
     return world, False
 
 
-def _train(world: Path, run: Path, minutes: float) -> Path:
+def _train(world: Path, run: Path, minutes: float, config: str) -> Path:
     """Train for about so long; an unfinished run of the demo goes on, a finished one makes room for a new one."""
     folder, marker = RunFolder(run), run.parent / "run.json"
     if folder.config.is_file() and marker.is_file():
@@ -111,19 +111,19 @@ def _train(world: Path, run: Path, minutes: float) -> Path:
             print(f"{run} was not finished: going on with it.")
             return train(TrainArguments(str(folder.config), world, split=_TRAIN_SPLIT, output=run, resume=True))
         shutil.rmtree(run)
-    seconds = _seconds_per_step(world, run.parent / ".bevel-timing")
+    seconds = _seconds_per_step(world, run.parent / ".bevel-timing", config)
     steps = min(max(round(minutes * 60 / seconds), _FEWEST_STEPS), _MOST_STEPS)
     print(f"A step takes {seconds:.2f} s here: {steps} steps in about {duration_text(steps * seconds)}.")
     write_atomically(marker, json.dumps({"written_by": "bevel demo", "steps": steps}).encode())
-    return train(TrainArguments(_PRESET, world, split=_TRAIN_SPLIT, output=run, steps=steps))
+    return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, steps=steps))
 
 
-def _seconds_per_step(world: Path, scratch: Path) -> float:
+def _seconds_per_step(world: Path, scratch: Path, config: str) -> float:
     """Seconds of a training step on this machine, from a few steps that are thrown away."""
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            train(TrainArguments(_PRESET, world, split=_TRAIN_SPLIT, output=scratch, steps=_TIMED_STEPS))
+            train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=scratch, steps=_TIMED_STEPS))
         clock = [row["seconds"] for row in read_training_log(RunFolder(scratch).metrics)]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -169,6 +169,7 @@ class _Done:
 
     output: Path
     world_config: WorldConfig
+    config: str
     world: Path
     run: Path
     metrics: DetectionMetrics
@@ -196,8 +197,8 @@ def _content(done: _Done) -> ReportContent:
         title="Bevel demo",
         sentence=(
             "Six cameras, a LiDAR, five radars and the vehicle's motion, fused in one bird's-eye view. Everything here "
-            "was made on this machine: a synthetic world in nuScenes format, a detector trained on eight of its "
-            "scenes, and this page about two scenes that it never saw."
+            "was made on this machine: a synthetic world in nuScenes format, a detector trained on most of its "
+            "scenes, and figures and pictures of scenes that it never saw."
         ),
         facts=facts,
         commands=_commands(done, len(log)),
@@ -228,7 +229,7 @@ def _commands(done: _Done, steps: int) -> list[str]:
     data = ["--data-root", world]
     lines = [
         ["simulate", world, *size, "--seed", config.seed],
-        ["train", _PRESET, *data, "--split", _TRAIN_SPLIT, "--output", run, "--steps", steps],
+        ["train", done.config, *data, "--split", _TRAIN_SPLIT, "--output", run, "--steps", steps],
         ["evaluate", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "evaluation"],
         ["visualize", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "pictures"],
         ["replay", done.replay.path.stem, "--run", run, *data, "--output", done.output / "replay"],

@@ -30,7 +30,7 @@ from datasets.nuscenes.recording import (
 from perception.detector import Detector
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.drawing.canvas import enlarged, jpeg_bytes
-from tools.drawing.features import feature_norm
+from tools.drawing.features import principal_colors
 from tools.exit_codes import Interrupted
 from tools.foxglove_log import messages as convert
 from tools.foxglove_log.boxes import numbered, scene_of_boxes
@@ -249,7 +249,9 @@ class SceneReplay:
         self._detection_count += len(detections)
         names = numbered("detection", detections)
         log.write("/markers/detections", moment, scene_of_boxes(frame.timestamp_us, detections, names, 0.5, True))
-        picture = convert.compressed_image(frame.timestamp_us, convert.BASE_LINK, _fused_picture(bev))
+        picture = convert.compressed_image(
+            frame.timestamp_us, convert.BASE_LINK, _fused_picture(bev, self._config.detector.fusion.stride)
+        )
         log.write("/bev/fused", moment, picture)
 
     def _detect(self, frame: LogFrame, config: RunConfig, detector: Detector) -> tuple[Boxes3D, Float[Tensor, "C Y X"]]:
@@ -262,9 +264,9 @@ class SceneReplay:
         return boxes, predictions.bev[0].cpu()
 
 
-def _fused_picture(bev: Float[Tensor, "C Y X"]) -> bytes:
-    """The length of the fused features of each cell as a JPEG, ego x up."""
-    cells = feature_norm(bev)
+def _fused_picture(bev: Float[Tensor, "C Y X"], patch: int) -> bytes:
+    """The fused features as a JPEG, ego x up."""
+    cells = principal_colors(bev, patch)
     factor = max(1, _FUSED_PIXELS // max(cells.shape[:2]))
     return jpeg_bytes(enlarged(cells, cells.shape[0] * factor, cells.shape[1] * factor))
 

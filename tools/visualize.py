@@ -129,6 +129,7 @@ class DetectorView:
         fused = FusedView(
             bev=predictions.bev[0].cpu(),
             grid=self._config.detector.grid,
+            patch=self._config.detector.fusion.stride,
             modality_names=MODALITIES,
             modality_weights=predictions.modality_weights[0].cpu(),
         )

@@ -51,7 +51,7 @@ def chart(curves: Sequence[Curve], title: str, faint: Sequence[Curve] = ()) -> s
     top = _nice_above(max(values[min(len(values) - 1, int(0.99 * len(values)))], 1e-9))
     scale = _Scale(first, max(last, first + 1), top)
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" xmlns="http://www.w3.org/2000/svg">',
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
         f"<title>{html.escape(title)}</title>",
         *_axes(scale),
         *(_path(curve, scale, 0.28, 1.0) for curve in faint),

@@ -32,11 +32,13 @@ _DEFAULT_REACH = 50.0
 @dataclass(frozen=True)
 class FusedView:
     """What the network made of one frame: the fused features on their grid and, where the fusion has such weights,
-    how much each modality counted in each cell (M, Y, X) with the modalities' names.
+    how much each modality counted in each cell (M, Y, X) with the modalities' names. `patch`: the fusion works on
+    patches of so many by so many cells.
     """
 
     bev: Float[Tensor, "C Y X"]
     grid: BevGrid
+    patch: int
     modality_names: tuple[str, ...]
     modality_weights: Float[Tensor, "M Y X"] | None
 
@@ -207,8 +209,13 @@ def _fused_block(
     left = _PAD
     letter(sheet, [Text(left, top + 20, "Fused BEV features", 17, INK, "ls", "bold")])
     offset = text_width("Fused BEV features", 17, "bold") + 12
-    letter(sheet, [Text(left + offset, top + 20, "first three principal components", 14, FAINT, "ls")])
-    _paste(sheet, _feature_tile(principal_colors(fused.bev), frame, detections, fused.grid, side), left, top + title)
+    letter(sheet, [Text(left + offset, top + 20, "difference from the ordinary cell", 14, FAINT, "ls")])
+    _paste(
+        sheet,
+        _feature_tile(principal_colors(fused.bev, fused.patch), frame, detections, fused.grid, side),
+        left,
+        top + title,
+    )
     left += 495 + _GAP
     if fused.modality_weights is not None:
         letter(sheet, [Text(left, top + 20, "Weight of each modality", 17, INK, "ls", "bold")])
