@@ -44,6 +44,8 @@ class TrainArguments:
     """Steps, instead of the config's."""
     workers: int | None = None
     """Loader processes, instead of the config's."""
+    no_augmentation: bool = False
+    """Samples as recorded: the world is not turned, no sensor dropped."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"
@@ -105,6 +107,8 @@ def training_config(arguments: TrainArguments) -> RunConfig:
             config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))
         if arguments.workers is not None:
             config = replace(config, training=replace(config.training, workers=arguments.workers))
+        if arguments.no_augmentation:
+            config = replace(config, training=replace(config.training, augmentation=None, modality_dropout=0.0))
     except ValueError as error:
         raise InputRefused(f"On the command line: {error}.") from error
     return config
@@ -117,7 +121,8 @@ def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
         value = getattr(arguments, option)
         if value != getattr(TrainArguments, option):
             words += [f"--{option.replace('_', '-')}", str(value)]
-    return shlex.join([*words, *(["--strict"] if arguments.strict else []), "--resume"])
+    flags = [f"--{name.replace('_', '-')}" for name in ("no_augmentation", "strict") if getattr(arguments, name)]
+    return shlex.join([*words, *flags, "--resume"])
 
 
 def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
