@@ -29,16 +29,10 @@ def beam_directions() -> Float32[Array, "N 3"]:
 
 
 @lru_cache(maxsize=1)
-def _pose_in_ego() -> tuple[Float64[Array, "3"], Float64[Array, "3 3"]]:
-    """The LiDAR's place and its axes in ego."""
-    mount = MOUNTS[LIDAR_CHANNEL].ego_from_sensor
-    return mount[:3, 3], mount[:3, :3]
-
-
-def _meets_own_roof(directions: Float32[Array, "N 3"]) -> Bool[Array, "N"]:
+def _meets_own_roof() -> Bool[Array, "N"]:
     """Which beams the vehicle's own roof swallows: the lowest ones, except to the sides, where the roof is narrow."""
-    origin, axes = _pose_in_ego()
-    down = directions @ axes.T
+    ego_from_lidar = MOUNTS[LIDAR_CHANNEL].ego_from_sensor
+    origin, down = ego_from_lidar[:3, 3], beam_directions() @ ego_from_lidar[:3, :3].T
     places = origin + down * ((_ROOF_HEIGHT - origin[2]) / np.minimum(down[:, 2], -1e-3))[:, None]
     (rear, front), half_width = _ROOF_SPAN, _ROOF_HALF_WIDTH
     found = (down[:, 2] < 0) & (places[:, 0] > rear) & (places[:, 0] < front) & (np.abs(places[:, 1]) < half_width)
@@ -63,7 +57,7 @@ def sweep(
     strength = reflectivity * (0.25 + 0.75 * facing)
     # What comes back fades with the square of the range; grazing and dark surfaces go first.
     returned = 1.0 - np.exp(-strength * facing**0.35 * (60.0 / np.maximum(distances, 1.0)) ** 2)
-    kept = (distances < _MAX_RANGE) & (luck < 0.98 * returned) & ~_meets_own_roof(directions)
+    kept = (distances < _MAX_RANGE) & (luck < 0.98 * returned) & ~_meets_own_roof()
     measured = distances[kept] + _RANGE_NOISE * noise[kept]
     points = np.empty((int(kept.sum()), 5), np.float32)
     points[:, :3] = directions[kept] * measured[:, None]

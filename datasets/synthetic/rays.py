@@ -13,7 +13,6 @@ from datasets.synthetic.traffic import RoadUser
 from datasets.synthetic.world import World
 
 BACKGROUND = -1  # The owner of what is not a road user.
-_MOVING_REACH = 130.0
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,9 @@ class Hits:
 class _Target:
     """A set of triangles that rays can be cast at, each with its material and its owner."""
 
-    def __init__(self, meshes: list[Mesh], owners: list[int]) -> None:
-        mesh = combined(meshes)
+    def __init__(self, mesh: Mesh, owners: Int32[Array, "T"]) -> None:
         self._materials = np.append(mesh.materials, -1).astype(np.int32)
-        counts = [len(m.triangles) for m in meshes]
-        self._owners = np.append(np.repeat(np.array(owners, np.int32), counts), BACKGROUND).astype(np.int32)
+        self._owners = np.append(owners, BACKGROUND).astype(np.int32)
         self._scene = None
         if len(mesh.triangles):
             self._scene = o3d.t.geometry.RaycastingScene(nthreads=1)
@@ -71,31 +68,47 @@ class _Target:
         return found
 
 
+class _Movers:
+    """All users that move, as one mesh whose vertices can be put where they are at a time."""
+
+    def __init__(self, users: list[RoadUser]) -> None:
+        self._users = users
+        self._mesh = combined([user.body.mesh for user in users])
+        counts = [len(user.body.mesh.vertices) for user in users]
+        self._user_of_vertex = np.repeat(np.arange(len(users)), counts)
+        self._owners = np.repeat(
+            np.array([user.number for user in users], np.int32), [len(user.body.mesh.triangles) for user in users]
+        )
+
+    def at(self, time: float) -> _Target:
+        poses = np.array([(*user.track.at(time), user.track.z) for user in self._users], np.float64).reshape(-1, 4)
+        cos, sin = np.cos(poses[:, 2])[self._user_of_vertex], np.sin(poses[:, 2])[self._user_of_vertex]
+        own, place = self._mesh.vertices, poses[self._user_of_vertex]
+        vertices = np.empty_like(own)
+        vertices[:, 0] = cos * own[:, 0] - sin * own[:, 1] + place[:, 0]
+        vertices[:, 1] = sin * own[:, 0] + cos * own[:, 1] + place[:, 1]
+        vertices[:, 2] = own[:, 2] + place[:, 3]
+        return _Target(Mesh(vertices, self._mesh.triangles, self._mesh.materials), self._owners)
+
+
 class Surroundings:
     """The world as rays see it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         resting = [user for user in world.users if not user.track.moves]
-        self._moving = [user for user in world.users if user.track.moves]
-        self._still = _Target(
-            [world.background, *(_placed(user, 0.0) for user in resting)],
-            [BACKGROUND, *(user.number for user in resting)],
-        )
+        meshes = [world.background, *(_placed(user) for user in resting)]
+        owners = np.array([BACKGROUND, *(user.number for user in resting)], np.int32)
+        self._still = _Target(combined(meshes), np.repeat(owners, [len(mesh.triangles) for mesh in meshes]))
+        self._movers = _Movers([user for user in world.users if user.track.moves])
 
     def at(self, time: float) -> "Instant":
-        """The surroundings of the ego vehicle at a time."""
-        x, y, _ = self.world.drive.track.at(time)
-        near = [
-            user for user in self._moving if np.hypot(*np.subtract(user.track.at(time)[:2], (x, y))) < _MOVING_REACH
-        ]
-        return Instant(
-            self.world, self._still, _Target([_placed(user, time) for user in near], [u.number for u in near])
-        )
+        """The world frozen at a time."""
+        return Instant(self.world, self._still, self._movers.at(time))
 
 
-def _placed(user: RoadUser, time: float) -> Mesh:
-    x, y, yaw = user.track.at(time)
+def _placed(user: RoadUser) -> Mesh:
+    x, y, yaw = user.track.at(0.0)
     return user.body.mesh.moved(x, y, user.track.z, yaw)
 
 
@@ -110,15 +123,19 @@ class Instant:
     def cast(self, rays: Float32[Array, "N 6"]) -> Hits:
         """What each ray meets first; the ground's material is looked up in the surface map."""
         still, moving = self._still.cast(rays), self._moving.cast(rays)
-        nearer = moving.distances < still.distances
-        distances = np.where(nearer, moving.distances, still.distances)
-        normals = np.where(nearer[:, None], moving.normals, still.normals)
-        normals *= -np.sign(np.einsum("ij,ij->i", normals, rays[:, 3:]))[:, None]
-        materials = np.where(nearer, moving.materials, still.materials)
+        # Few rays meet what moves: only those are taken over.
+        nearer = (moving.distances < still.distances).nonzero()[0]
+        distances, normals, materials, owners = (
+            a.copy() for a in (still.distances, still.normals, still.materials, still.owners)
+        )
+        distances[nearer], normals[nearer] = moving.distances[nearer], moving.normals[nearer]
+        materials[nearer], owners[nearer] = moving.materials[nearer], moving.owners[nearer]
+        away = np.einsum("ij,ij->i", normals, rays[:, 3:]) > 0
+        normals[away] *= -1
         ground = (materials == Material.GROUND).nonzero()[0]
         places = rays[ground, :2].astype(np.float64) + distances[ground, None].astype(np.float64) * rays[ground, 3:5]
         materials[ground] = self._world.plan.surface.at(places)
-        return Hits(distances, normals, materials, np.where(nearer, moving.owners, still.owners))
+        return Hits(distances, normals, materials, owners)
 
     def blocked(self, rays: Float32[Array, "N 6"]) -> Bool[Array, "N"]:
         """Which rays meet anything at all."""
