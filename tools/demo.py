@@ -18,6 +18,7 @@ from datasets.nuscenes.evaluation import DetectionMetrics
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
 from tools.evaluate import EvaluateArguments, measure, metrics_text
+from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
 from tools.progress import duration_text
 from tools.replay import ReplayArguments, ReplaySummary, run_replay
@@ -30,7 +31,7 @@ from tools.visualize import DetectorView, draw_frames, evenly_spread
 
 _TRAIN_SPLIT, _VAL_SPLIT = "mini_train", "mini_val"
 # What two cores render in a minute and a half.
-DEMO_WORLD = WorldConfig(scenes=10, keyframes=8, image_width=640, seed=0)
+DEMO_WORLD = WorldConfig(scenes=10, keyframes=10, image_width=480, seed=0)
 # Steps that are only timed, to find out how many fit; the first few are slower and do not count.
 _TIMED_STEPS, _WARM_UP_STEPS = 10, 4
 _FEWEST_STEPS, _MOST_STEPS = 20, 2000
@@ -77,6 +78,8 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: st
         scene = NuScenesReader(world).frame(_tokens(world)[0]).scene_name
         summary = run_replay(ReplayArguments(scene, world, run, min_score=_MIN_SCORE, output=output / "replay"))
         print(summary.text())
+        if summary.keyframe_count < summary.keyframe_total:
+            raise Interrupted("Stopped in the replay; the same command goes on with what is there.")
     done = _Done(output, world_config, config, world, run, metrics, missing, tuple(pictures), summary, stages)
     return write_report(output / "report.html", _content(done))
 
