@@ -22,7 +22,7 @@ from datasets.synthetic.rig import CHANNELS
 from datasets.synthetic.tables import Row, constant_tables, map_file, scene_tables
 from datasets.synthetic.world import World, build_world
 
-_KEYFRAMES_PER_JOB = 4
+_KEYFRAMES_PER_JOB = 2
 _DRIVABLE = (Material.ASPHALT, Material.MARKING_WHITE, Material.MARKING_YELLOW)
 
 # Called with the number of keyframes that have just been written.
