@@ -25,7 +25,7 @@ from tools.replay import ReplayArguments, ReplaySummary, run_replay
 from tools.report import ReportContent, Section, read_training_log, write_report
 from tools.simulate import SimulateArguments, simulate
 from tools.train import TrainArguments, train
-from tools.training.checkpoint import write_atomically
+from tools.training.checkpoint import checkpoints, write_atomically
 from tools.training.run_folder import RunFolder, load_detector
 from tools.visualize import DetectorView, draw_frames, evenly_spread
 
@@ -110,7 +110,7 @@ def _train(world: Path, run: Path, minutes: float, config: str) -> Path:
     """Train for about so long; an unfinished run of the demo goes on, a finished one makes room for a new one."""
     folder, marker = RunFolder(run), run.parent / "run.json"
     if folder.config.is_file() and marker.is_file():
-        if not folder.weights.is_file() and folder.checkpoints.is_dir():
+        if not folder.weights.is_file() and checkpoints(folder.checkpoints):
             print(f"{run} was not finished: going on with it.")
             return train(TrainArguments(str(folder.config), world, split=_TRAIN_SPLIT, output=run, resume=True))
         shutil.rmtree(run)

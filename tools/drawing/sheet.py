@@ -132,7 +132,8 @@ def camera_picture(
     instant: between the two it moves by decimetres.
     """
     image, camera = frame.images[channel], frame.rig.cameras[channel].resized(scale)
-    picture = shrunk(decode_image(image), camera.height, camera.width)
+    resize = shrunk if scale <= 1.0 else enlarged
+    picture = resize(decode_image(image), camera.height, camera.width)
     cam_from_global = invert(image.global_from_ego @ frame.rig.ego_from_sensor[channel])
     if detections is not None:
         cam_from_ego = cam_from_global @ frame.global_from_ego
