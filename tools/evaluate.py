@@ -10,6 +10,7 @@ import tyro
 from datasets.classes import DETECTION_CLASSES
 from datasets.faults import InputRefused
 from datasets.nuscenes.evaluation import DetectionMetrics, evaluate_detections
+from datasets.nuscenes.found import FOUND_DISTANCE, FOUND_MIN_POINTS, FOUND_MIN_SCORE
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded
 from tools.missing_sensors import MissingSensors
@@ -109,6 +110,8 @@ def metrics_text(metrics: DetectionMetrics) -> str:
             f"mATE {metrics.translation_error:.3f} m   mASE {metrics.scale_error:.3f}   "
             f"mAOE {metrics.orientation_error:.3f} rad   mAVE {metrics.velocity_error:.3f} m/s   "
             f"mAAE {metrics.attribute_error:.3f}",
+            f"found {metrics.found.count} of {metrics.found.total} annotations with at least {FOUND_MIN_POINTS} points "
+            f"(a detection of the class within {FOUND_DISTANCE:g} m, score {FOUND_MIN_SCORE:g} or more)",
             "",
             header,
             *rows,

@@ -16,6 +16,7 @@ from typing import Any
 
 from datasets.classes import CLASS_OF_CATEGORY, DETECTION_CLASSES, LIDAR_CHANNEL
 from datasets.faults import InputRefused
+from datasets.nuscenes.found import Found, count_found
 from datasets.nuscenes.results import read_results
 from datasets.nuscenes.splits import OFFICIAL_SPLITS, scenes_of_split
 from datasets.nuscenes.tables import Row, Tables, category_of, channel_of, find_version, load_tables
@@ -51,6 +52,7 @@ class DetectionMetrics:
     average_precision: Mapping[str, Mapping[float, float]]
     class_errors: Mapping[str, Mapping[str, float]]
     ground_truth: Mapping[str, int]
+    found: Found
 
     @property
     def mean_ap_present(self) -> float:
@@ -81,8 +83,8 @@ def evaluate_detections(
         (staged / version / "splits.json").write_text(json.dumps({_OWN_SPLIT: scenes}))
         if not any(len(sample) for sample in boxes.values()):
             results_path = _with_a_box_out_of_range(results_path, staged / "results.json")
-        summary, ground_truth = _run_devkit(staged, version, results_path, split, output_dir)
-    return _metrics(summary, ground_truth)
+        summary, ground_truth, found = _run_devkit(staged, version, results_path, split, output_dir)
+    return _metrics(summary, ground_truth, found)
 
 
 def _check_ground_truth(tables: Tables, split: str, where: Path) -> tuple[tuple[str, ...], set[str]]:
@@ -165,8 +167,8 @@ def _quiet() -> Iterator[None]:
 
 def _run_devkit(
     root: Path, version: str, results_path: Path, split: str, output_dir: Path
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """The devkit's summary and the number of ground truth boxes that it evaluated, by class."""
+) -> tuple[dict[str, Any], dict[str, int], Found]:
+    """The devkit's summary, the number of ground truth boxes that it evaluated, by class, and how many were found."""
     # Imported here: the devkit takes seconds to import.
     from nuscenes import NuScenes
     from nuscenes.eval.common.config import config_factory
@@ -186,10 +188,11 @@ def _run_devkit(
     with contextlib.suppress(OSError):  # made by the devkit for plots that were not asked for
         (output_dir / "plots").rmdir()
     names = [box.detection_name for box in evaluation.gt_boxes.all]
-    return summary, {name: names.count(name) for name in DETECTION_CLASSES}
+    found = count_found(evaluation.gt_boxes.all, evaluation.pred_boxes.all)
+    return summary, {name: names.count(name) for name in DETECTION_CLASSES}, found
 
 
-def _metrics(summary: dict[str, Any], ground_truth: dict[str, int]) -> DetectionMetrics:
+def _metrics(summary: dict[str, Any], ground_truth: dict[str, int], found: Found) -> DetectionMetrics:
     errors = summary["tp_errors"]
     return DetectionMetrics(
         mean_ap=float(summary["mean_ap"]),
@@ -208,4 +211,5 @@ def _metrics(summary: dict[str, Any], ground_truth: dict[str, int]) -> Detection
             for name, by_metric in summary["label_tp_errors"].items()
         },
         ground_truth=ground_truth,
+        found=found,
     )
