@@ -1,7 +1,6 @@
 """A detector's weights in one safetensors file, with the config that built it and a checksum for each tensor."""
 
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 
 _FORMAT = "bevel-weights-1"
@@ -24,15 +24,7 @@ def save_weights(detector: nn.Module, path: Path, config_json: str) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
     checksums = {name: _checksum(value) for name, value in tensors.items()}
     metadata = {"format": _FORMAT, "config": config_json, "crc32": json.dumps(checksums)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, save(tensors, metadata))
 
 
 def read_weights_config(path: Path) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 import cv2
 import torch
 
+from datasets.atomic_file import write_atomically
 from datasets.classes import DETECTION_CLASSES
 from datasets.nuscenes.evaluation import DetectionMetrics
 from tools.drawing.canvas import jpeg_bytes, printable, shrunk
 from tools.drawing.curves import Curve, chart, smoothed
 from tools.drawing.palette import CLASS_COLORS, Color
-from tools.training.checkpoint import write_atomically
 
 # Pictures in the page are this wide; the page links to the files themselves.
 _PICTURE_WIDTH = 1800

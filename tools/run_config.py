@@ -1,13 +1,13 @@
 """The whole configuration of a run in one frozen dataclass, and its JSON file."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
+from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.make_sample import SampleConfig
 from perception.detector import DetectorConfig
@@ -67,9 +67,7 @@ def read_config(path: Path) -> RunConfig:
 
 def write_config(path: Path, config: RunConfig) -> None:
     """Write a config file, atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(config_to_json(config))
-    temporary.replace(path)
+    write_atomically(path, config_to_json(config).encode())
 
 
 def _refuse_constant(name: str) -> NoReturn:

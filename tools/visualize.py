@@ -10,6 +10,7 @@ import torch
 import tyro
 
 from calibration.transforms import invert
+from datasets.atomic_file import write_atomically
 from datasets.batch import MODALITIES, collate
 from datasets.boxes import Boxes3D
 from datasets.faults import InputRefused
@@ -25,7 +26,6 @@ from tools.drawing.sheet import FusedView, draw_sheet
 from tools.missing_sensors import MissingSensors
 from tools.progress import progress
 from tools.run_config import RunConfig
-from tools.training.checkpoint import write_atomically
 from tools.training.run_folder import load_detector
 
 

@@ -5,13 +5,13 @@ Format: https://www.nuscenes.org/object-detection (a JSON object with `meta` and
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from datasets.atomic_file import write_atomically
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES, ATTRIBUTES_OF_CLASS, DETECTION_CLASSES
 from datasets.faults import InputRefused
@@ -48,12 +48,7 @@ def write_results(path: Path, boxes_global: Mapping[str, Boxes3D], modalities: S
     meta |= {"use_map": False, "use_external": False}
     results = {token: _sample_records(token, boxes) for token, boxes in boxes_global.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(json.dumps({"meta": meta, "results": results}), "utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, json.dumps({"meta": meta, "results": results}).encode())
 
 
 def read_results(path: Path) -> dict[str, Boxes3D]:

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from datasets.atomic_file import write_atomically, write_flushed
 from datasets.faults import InputRefused
 from perception.weights import load_weights, save_weights
 from tools.training.ema import MovingAverage
@@ -134,24 +135,6 @@ def refuse_damage(checkpoint: Path) -> None:
                 f"{checkpoint / name} is not the file that was saved (its sha256 differs from {_MANIFEST}): "
                 "remove that checkpoint's folder to go on from the one before it."
             )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_flushed(temporary, data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_flushed(path: Path, data: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read_state(checkpoint: Path) -> TrainingState:

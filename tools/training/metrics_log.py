@@ -6,7 +6,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from tools.training.checkpoint import write_atomically
+from datasets.atomic_file import write_atomically
 from tools.training.run_folder import RunFolder
 
 

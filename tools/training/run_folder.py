@@ -23,11 +23,12 @@ from pathlib import Path
 
 import torch
 
+from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from perception.detector import Detector, DetectorConfig
 from perception.weights import load_weights
 from tools.run_config import RunConfig, config_to_json, read_config
-from tools.training.checkpoint import last_checkpoint, refuse_damage, write_atomically
+from tools.training.checkpoint import last_checkpoint, refuse_damage
 
 _PACKAGES = ("bevel", "torch", "numpy", "spconv-cu120", "open3d", "opencv-python", "nuscenes-devkit", "transformers")
 
