@@ -16,7 +16,7 @@ from datasets.faults import FaultReason, InputRefused
 from datasets.frames import LogFrame
 from datasets.images import decode_image
 from datasets.nuscenes.annotations import yaw_of_quaternion
-from datasets.nuscenes.can_bus import read_vehicle_motion
+from datasets.nuscenes.can_bus import VehicleMotion, read_vehicle_motion
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.reader import LogReader
 from tests.nuscenes_fixture import (
@@ -191,19 +191,35 @@ def test_the_past_ends_where_the_recording_began(pristine: Path) -> None:
     assert [len(reader.frame(f"scene-0103-sample-{number}").ego_states) for number in range(3)] == [1, 2, 3]
 
 
-def test_gps_is_the_nearest_fix_in_time(root: Path) -> None:
+def test_gps_is_the_newest_fix_until_then(root: Path) -> None:
     path = root / "can_bus" / "scene-0103_gps.json"
     time = START_US + 1_001_000_000
 
     def fix(utime: int, latitude: float) -> dict[str, float]:
         return {"utime": utime, "latitude": latitude, "longitude": 8.5, "altitude": 400.0}
 
-    path.write_text(json.dumps([fix(time + 140_000, 1.0), fix(time - 100_000, 2.0), fix(time - 150_000, 3.0)]))
+    path.write_text(json.dumps([fix(time + 1, 1.0), fix(time - 100_000, 2.0), fix(time - 150_000, 3.0)]))
     states = NuScenesReader(root).frame(LAST).ego_states
     gps = states[-1].gps
     assert gps is not None
     assert (gps.latitude, gps.longitude, gps.altitude) == (2.0, 8.5, 400.0)
     assert states[-2].gps is None
+    path.write_text(json.dumps([fix(time - 150_001, 1.0), fix(time + 1, 2.0)]))
+    assert NuScenesReader(root).frame(LAST).ego_states[-1].gps is None
+
+
+def test_vehicle_motion_never_looks_ahead() -> None:
+    times = np.array([0, 100_000, 200_000, 500_000], dtype=np.int64)
+    speeds = np.arange(12, dtype=np.float64).reshape(4, 3)
+    motion = VehicleMotion(times, speeds, -speeds, speeds[:, 0])
+    for instant, newest in ((100_000, 1), (199_999, 1), (200_000, 2), (350_000, 2), (600_000, 3)):
+        message = motion.at(instant)
+        assert message is not None
+        assert np.array_equal(message[0], speeds[newest])
+        assert np.array_equal(message[1], -speeds[newest])
+        assert message[2] == speeds[newest, 0]
+    assert motion.at(-1) is None
+    assert motion.at(350_001) is None
 
 
 @pytest.mark.parametrize(

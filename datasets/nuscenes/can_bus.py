@@ -16,9 +16,9 @@ from calibration.rig import GpsFix
 from datasets.faults import InputRefused
 from datasets.nuscenes.values import is_vector, read_json
 
-# A fix further away in time than this says nothing about an instant; a gap between messages longer than this is one.
+# What is older than this says nothing about an instant. What came later is never looked at: a vehicle has no future.
 _MAX_FIX_AGE_US = 150_000
-_MAX_MESSAGE_GAP_US = 150_000
+_MAX_MESSAGE_AGE_US = 150_000
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,11 @@ class VehicleMotion:
     yaw_rate: NDArray[np.float64]
 
     def at(self, timestamp_us: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
-        """Velocity (3), specific force (3) and yaw rate between the two nearest messages; None in a gap."""
-        after = int(np.searchsorted(self.timestamps_us, timestamp_us))
-        if after < len(self.timestamps_us) and self.timestamps_us[after] == timestamp_us:
-            return self.velocity[after], self.specific_force[after], float(self.yaw_rate[after])
-        if after in (0, len(self.timestamps_us)):
+        """Velocity (3), specific force (3) and yaw rate of the newest message until then; None beyond 0.15 s."""
+        newest = _newest(self.timestamps_us, timestamp_us, _MAX_MESSAGE_AGE_US)
+        if newest is None:
             return None
-        start, end = (int(time) for time in self.timestamps_us[after - 1 : after + 1])
-        if end - start > _MAX_MESSAGE_GAP_US:
-            return None
-        share = (timestamp_us - start) / (end - start)
-        velocity, force, yaw_rate = (
-            (1 - share) * values[after - 1] + share * values[after]
-            for values in (self.velocity, self.specific_force, self.yaw_rate)
-        )
-        return velocity, force, float(yaw_rate)
+        return self.velocity[newest], self.specific_force[newest], float(self.yaw_rate[newest])
 
 
 @dataclass(frozen=True)
@@ -56,11 +46,17 @@ class GpsTrack:
     fixes: tuple[GpsFix, ...]
 
     def at(self, timestamp_us: int) -> GpsFix | None:
-        """The fix nearest in time, None where the nearest is more than 0.15 s away."""
-        if not self.fixes:
-            return None
-        nearest = int(np.abs(self.timestamps_us - timestamp_us).argmin())
-        return self.fixes[nearest] if abs(int(self.timestamps_us[nearest]) - timestamp_us) <= _MAX_FIX_AGE_US else None
+        """The newest fix until then, None where it is more than 0.15 s old."""
+        newest = _newest(self.timestamps_us, timestamp_us, _MAX_FIX_AGE_US)
+        return None if newest is None else self.fixes[newest]
+
+
+def _newest(timestamps_us: NDArray[np.int64], instant_us: int, max_age_us: int) -> int | None:
+    """The position of the newest time at or before the instant; None where there is none, or only one too old."""
+    position = int(np.searchsorted(timestamps_us, instant_us, side="right")) - 1
+    if position < 0 or instant_us - int(timestamps_us[position]) > max_age_us:
+        return None
+    return position
 
 
 def read_vehicle_motion(root: Path, scene_name: str) -> VehicleMotion | None:
