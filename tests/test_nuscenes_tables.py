@@ -63,6 +63,8 @@ BAD_VALUES: list[tuple[str, str, str, Any, str]] = [
     ("calibrated_sensor", CALIBRATION, "camera_intrinsic", [], "3 x 3"),
     ("calibrated_sensor", CALIBRATION, "camera_intrinsic", [[1, 0, 0], [0, 1, 0]], "3 x 3"),
     ("calibrated_sensor", CALIBRATION, "camera_intrinsic", [[0, 0, 1], [0, 1, 1], [0, 0, 1]], "focal"),
+    ("calibrated_sensor", CALIBRATION, "camera_intrinsic", [[1, 0, 1], [0, 1, 1], [0, 0, 0]], "[0, 0, 1]"),
+    ("calibrated_sensor", CALIBRATION, "camera_intrinsic", [[1, 1, 1], [1, 1, 1], [0, 0, 1]], "[0, fy, cy]"),
     ("ego_pose", LIDAR_0, "translation", "here", "3 finite numbers"),
     ("ego_pose", LIDAR_0, "rotation", [2.0, 0, 0, 0], "length 1"),
     ("ego_pose", LIDAR_0, "timestamp", 1.5e9, "microseconds"),

@@ -62,7 +62,9 @@ def _is_size(value: Any) -> bool:
 def _is_intrinsic(value: Any) -> bool:
     if value == []:
         return True
-    return type(value) is list and len(value) == 3 and all(map(is_vector, value)) and value[0][0] > 0 < value[1][1]
+    if type(value) is not list or len(value) != 3 or not all(map(is_vector, value)):
+        return False
+    return value[0][0] > 0 < value[1][1] and value[1][0] == 0 and value[2] == [0, 0, 1]
 
 
 def _is_attribute_list(value: Any) -> bool:
@@ -94,7 +96,10 @@ VELOCITY = Kind(lambda value: is_vector(value, 2), "2 finite numbers")
 SCORE = Kind(lambda value: is_vector([value], 1), "a finite number")
 QUATERNION = Kind(_is_quaternion, "a rotation quaternion [w, x, y, z] of length 1")
 SIZE = Kind(_is_size, "3 positive numbers (width, length, height in metres)")
-INTRINSIC = Kind(_is_intrinsic, "a 3 x 3 camera matrix with positive focal lengths, or [] for other sensors")
+INTRINSIC = Kind(
+    _is_intrinsic,
+    "a 3 x 3 camera matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with positive focal lengths, or [] for other sensors",
+)
 ATTRIBUTES = Kind(_is_attribute_list, "a list of at most one attribute token")
 PATH = Kind(_is_relative_path, "a path relative to the dataroot that does not leave it")
 
