@@ -283,6 +283,24 @@ def test_without_annotations_there_is_nothing_to_evaluate(pristine: Path, tmp_pa
             score(tmp_path / "data", boxes, "mini_val", tmp_path)
 
 
+def test_an_attribute_that_the_metric_does_not_know_is_refused(pristine: Path, tmp_path: Path) -> None:
+    shutil.copytree(pristine / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
+    rows = read_table(pristine, "attribute")
+    next(row for row in rows if row["name"] == "vehicle.moving")["name"] = "vehicle.flying"
+    write_table(tmp_path / "data", "attribute", rows)
+    boxes = {token: some_boxes() for token in NuScenesReader(pristine).frame_tokens("mini_val")}
+    with pytest.raises(InputRefused, match=r"attribute\.json: .*field name: expected one of .*'vehicle\.flying'"):
+        score(tmp_path / "data", boxes, "mini_val", tmp_path)
+
+
+def test_a_results_file_that_begins_with_a_byte_order_mark(pristine: Path, tmp_path: Path) -> None:
+    reader = NuScenesReader(pristine)
+    path = tmp_path / "results.json"
+    write_results(path, annotations_as_detections(reader, reader.frame_tokens("mini_val")), ("lidar",))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert evaluate_detections(pristine, None, path, "mini_val", tmp_path / "scores").mean_ap == pytest.approx(1.0)
+
+
 def test_without_lidar_keyframes_the_metric_has_no_ego_pose(pristine: Path, tmp_path: Path) -> None:
     shutil.copytree(pristine / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
     rows = [row for row in read_table(pristine, "sample_data") if "LIDAR_TOP" not in row["token"]]

@@ -2,9 +2,10 @@
 
 The devkit wants a complete dataset, maps included, and knows only official splits of the matching version. Here it
 gets a temporary dataroot with just those records of the checked tables that the metric looks at: any split works, and
-the gigabytes of sensor records of a whole trainval set are not read a second time.
+the devkit does not read the gigabytes of sensor records of a whole trainval set once more.
 """
 
+import codecs
 import contextlib
 import io
 import json
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.classes import CLASS_OF_CATEGORY, DETECTION_CLASSES, LIDAR_CHANNEL
+from datasets.classes import ATTRIBUTES, CLASS_OF_CATEGORY, DETECTION_CLASSES, LIDAR_CHANNEL
 from datasets.faults import InputRefused
 from datasets.nuscenes.found import Found, count_found
 from datasets.nuscenes.results import read_results
 from datasets.nuscenes.splits import OFFICIAL_SPLITS, scenes_of_split
 from datasets.nuscenes.tables import Row, Tables, category_of, channel_of, find_version, load_tables
+from datasets.nuscenes.values import refuse_value
 
 _CONFIG = "detection_cvpr_2019"
 # The name of any split that is not official, in the folder that only the devkit sees.
@@ -83,6 +85,10 @@ def evaluate_detections(
         (staged / version / "splits.json").write_text(json.dumps({_OWN_SPLIT: scenes}))
         if not any(len(sample) for sample in boxes.values()):
             results_path = _with_a_box_out_of_range(results_path, staged / "results.json")
+        elif results_path.read_bytes().startswith(codecs.BOM_UTF8):  # which the devkit's JSON reader refuses
+            content = results_path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            results_path = staged / "results.json"
+            results_path.write_bytes(content)
         summary, ground_truth, found = _run_devkit(staged, version, results_path, split, output_dir)
     return _metrics(summary, ground_truth, found)
 
@@ -92,8 +98,13 @@ def _check_ground_truth(tables: Tables, split: str, where: Path) -> tuple[tuple[
     scene_of = {token: tables["scene"][row["scene_token"]]["name"] for token, row in tables["sample"].items()}
     scenes = scenes_of_split(split, sorted(set(scene_of.values())), where=str(where))
     tokens = {token for token, scene in scene_of.items() if scene in scenes}
-    annotated = (row for row in tables["sample_annotation"].values() if row["sample_token"] in tokens)
-    if not any(category_of(tables, row) in CLASS_OF_CATEGORY for row in annotated):
+    annotated = [row for row in tables["sample_annotation"].values() if row["sample_token"] in tokens]
+    scored = [row for row in annotated if category_of(tables, row) in CLASS_OF_CATEGORY]
+    for row in scored:
+        for token in row["attribute_tokens"]:
+            if (name := tables["attribute"][token]["name"]) not in ATTRIBUTES:
+                refuse_value(where / "attribute.json", token, "name", f"one of {', '.join(ATTRIBUTES)}", name)
+    if not scored:
         raise InputRefused(
             f"{where / 'sample_annotation.json'}: the split {split!r} has no annotations of the ten detection classes, "
             "so there is nothing to evaluate against."
