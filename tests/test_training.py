@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 from datasets.augment import BevAugmentation
 from datasets.batch import Batch, collate
 from datasets.faults import InputRefused
+from datasets.frames import LogFrame
+from datasets.fusion_dataset import FusionDataset
+from datasets.reader import LogReader
 from perception.detector import Detector
 from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config, small_detector
@@ -24,6 +27,7 @@ from tools.run_config import RunConfig, write_config
 from tools.train import TrainArguments, train
 from tools.training.config import TrainingConfig
 from tools.training.interruption import Interruption
+from tools.training.loading import load_batches
 from tools.training.order import BatchOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder, load_detector
@@ -190,6 +194,28 @@ def test_a_step_that_is_not_finite_changes_nothing(data_root: Path) -> None:
     hook.remove()
     assert step(good)
     assert not nothing_has_changed()
+
+
+class SecondWithoutAnnotations:
+    """The frames of another reader, all annotated but the second."""
+
+    def __init__(self, reader: LogReader) -> None:
+        self._reader = reader
+
+    def frame_tokens(self, split: str) -> tuple[str, ...]:
+        return self._reader.frame_tokens(split)
+
+    def frame(self, token: str) -> LogFrame:
+        frame = self._reader.frame(token)
+        return replace(frame, annotations=None) if token == self.frame_tokens("all")[1] else frame
+
+
+def test_the_sample_without_annotations_is_named(data_root: Path) -> None:
+    whole = open_dataset(data_root, None, "all", small_config(1).sample)
+    reader = SecondWithoutAnnotations(whole.reader)
+    dataset = FusionDataset(reader, whole.tokens[:3], whole.config)
+    batches = load_batches(dataset, [[(0, 0), (0, 1), (0, 2)]], workers=0, missing_sensors="refuse")
+    assert next(batches).unannotated == (whole.tokens[1],)
 
 
 def test_a_missing_file_is_refused_or_counted(

@@ -179,7 +179,7 @@ class TrainingLoop:
         for token, faults in zip(loaded.batch.tokens, loaded.faults, strict=True):
             self._missing.add(token, faults)
         if loaded.batch.boxes is None:
-            raise InputRefused(f"sample {loaded.batch.tokens[0]} has no annotations: train on a split that has some.")
+            raise InputRefused(f"sample {loaded.unannotated[0]} has no annotations: train on a split that has some.")
         result = training_step(
             self._model,
             self._optimizer,
