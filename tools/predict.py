@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from calibration.transforms import Transform
@@ -14,6 +13,7 @@ from datasets.boxes import Boxes3D
 from datasets.fusion_dataset import FusionDataset
 from datasets.nuscenes.results import write_results
 from perception.detector import Detector, DetectorConfig
+from tools.detection import in_global
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.exit_codes import Degraded
 from tools.missing_sensors import MissingSensors
@@ -59,7 +59,7 @@ def predict(arguments: PredictArguments) -> Path:
     missing = predict_to_file(arguments, output)
     print(missing.table())
     if arguments.strict and missing.broken_count:
-        raise Degraded(f"{missing.broken_count} sensor readings were missing (--strict).", output)
+        raise Degraded(missing.strict_text(), output)
     return output
 
 
@@ -72,8 +72,8 @@ def predict_to_file(arguments: PredictArguments, output: Path) -> MissingSensors
     batches = -(-len(dataset) // arguments.batch_size)
     loaded_batches = batches_in_order(dataset, arguments.batch_size, arguments.workers, arguments.missing_sensors)
     for loaded in progress(loaded_batches, "detecting", batches):
-        for token, faults in zip(loaded.batch.tokens, loaded.faults, strict=True):
-            missing.add(token, faults)
+        for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
+            missing.add(token, faults, impairments)
         boxes_global |= detect_global(detector, loaded)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_results(output, boxes_global, modalities_of(config.detector))
@@ -97,7 +97,7 @@ def detect_global(detector: Detector, loaded: LoadedBatch) -> dict[str, Boxes3D]
     found = detector.detect(loaded.batch.to(device))
     poses: list[Transform] = list(loaded.batch.global_from_ego)
     return {
-        token: boxes.to(torch.device("cpu")).to(torch.float64).transformed(global_from_ego)
+        token: in_global(boxes, global_from_ego)
         for token, boxes, global_from_ego in zip(loaded.batch.tokens, found, poses, strict=True)
     }
 

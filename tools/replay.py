@@ -12,12 +12,9 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from datasets.batch import collate
-from datasets.boxes import Boxes3D
 from datasets.classes import LIDAR_CHANNEL
 from datasets.faults import InputRefused, SensorFault, SensorFileError
-from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS, LogFrame
-from datasets.make_sample import make_sample
+from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.recording import (
     RecordedFix,
@@ -28,6 +25,7 @@ from datasets.nuscenes.recording import (
     read_points,
 )
 from perception.detector import Detector
+from tools.detection import detect_frame, in_global
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.drawing.canvas import enlarged, jpeg_bytes
 from tools.drawing.features import principal_colors
@@ -235,7 +233,7 @@ class SceneReplay:
         began = time.perf_counter()
         frame = self._reader.frame(token)
         reading = time.perf_counter() - began
-        self._missing.add(token, frame.faults + frame.impairments)
+        self._missing.add(token, frame.faults, frame.impairments)
         if frame.ego_states:
             log.write("/odom", moment, convert.odometry(frame.ego_states[-1]))
         if frame.annotations is not None:
@@ -244,24 +242,18 @@ class SceneReplay:
         if self._detector is None or self._config is None:
             return
         began = time.perf_counter()
-        detections, bev = self._detect(frame, self._config, self._detector)
+        boxes, predictions = detect_frame(self._detector, self._config.sample, frame)
+        detections = in_global(boxes[boxes.scores >= self._min_score], frame.global_from_ego)
         self._latencies.append(reading + time.perf_counter() - began)
         self._detection_count += len(detections)
         names = numbered("detection", detections)
         log.write("/markers/detections", moment, scene_of_boxes(frame.timestamp_us, detections, names, 0.5, True))
         picture = convert.compressed_image(
-            frame.timestamp_us, convert.BASE_LINK, _fused_picture(bev, self._config.detector.fusion.stride)
+            frame.timestamp_us,
+            convert.BASE_LINK,
+            _fused_picture(predictions.bev[0].cpu(), self._config.detector.fusion.stride),
         )
         log.write("/bev/fused", moment, picture)
-
-    def _detect(self, frame: LogFrame, config: RunConfig, detector: Detector) -> tuple[Boxes3D, Float[Tensor, "C Y X"]]:
-        """The boxes in global, float64, and the fused features."""
-        batch = collate([make_sample(frame, config.sample)]).to(next(detector.parameters()).device)
-        with torch.no_grad():
-            predictions = detector(batch)
-        boxes = detector.decode(predictions)[0].to(torch.device("cpu"))
-        boxes = boxes[boxes.scores >= self._min_score].to(torch.float64).transformed(frame.global_from_ego)
-        return boxes, predictions.bev[0].cpu()
 
 
 def _fused_picture(bev: Float[Tensor, "C Y X"], patch: int) -> bytes:

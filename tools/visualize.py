@@ -11,15 +11,15 @@ import tyro
 
 from calibration.transforms import invert
 from datasets.atomic_file import write_atomically
-from datasets.batch import MODALITIES, collate
+from datasets.batch import MODALITIES
 from datasets.boxes import Boxes3D
 from datasets.faults import InputRefused
 from datasets.frames import LogFrame
-from datasets.make_sample import make_sample
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import read_results
 from datasets.reader import LogReader
 from perception.detector import Detector
+from tools.detection import detect_frame
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.drawing.canvas import png_bytes
 from tools.drawing.sheet import FusedView, draw_sheet
@@ -122,10 +122,7 @@ class DetectorView:
 
     def detections(self, frame: LogFrame) -> tuple[Boxes3D | None, FusedView | None]:
         """The boxes in ego, the fused features and the weight of each modality."""
-        batch = collate([make_sample(frame, self._config.sample)])
-        with torch.no_grad():
-            predictions = self._detector(batch.to(next(self._detector.parameters()).device))
-        boxes = self._detector.decode(predictions)[0].to(torch.device("cpu"))
+        boxes, predictions = detect_frame(self._detector, self._config.sample, frame)
         fused = FusedView(
             bev=predictions.bev[0].cpu(),
             grid=self._config.detector.grid,
@@ -144,7 +141,7 @@ def draw_frames(
     paths = []
     for token in progress(tokens, "drawing"):
         frame = reader.frame(token)
-        missing.add(token, frame.faults + frame.impairments)
+        missing.add(token, frame.faults, frame.impairments)
         boxes, fused = source.detections(frame)
         path = output / picture_name(frame)
         write_atomically(path, png_bytes(draw_sheet(frame, boxes, fused)))

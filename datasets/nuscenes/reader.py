@@ -139,9 +139,9 @@ class NuScenesReader:
         for channel, row in sorted(rows.items()):
             calibration = self._tables["calibrated_sensor"][row["calibrated_sensor_token"]]
             ego_from_sensor[channel] = from_quaternion(calibration["rotation"], calibration["translation"])
-            if calibration["camera_intrinsic"]:
-                intrinsics = torch.tensor(calibration["camera_intrinsic"], dtype=torch.float64)
-                cameras[channel] = PinholeCamera(row["width"], row["height"], intrinsics)
+            camera = camera_of(self._tables, row)
+            if camera is not None:
+                cameras[channel] = camera
         return SensorRig(ego_from_sensor, cameras)
 
     def _image(self, row: Row) -> CameraImage:
@@ -212,6 +212,14 @@ class NuScenesReader:
         matrices[:, :3, 3] = torch.tensor([by_time[time]["translation"] for time in times], dtype=torch.float64)
         track = PoseTrack(np.array(times, dtype=np.int64), matrices)
         return track, read_vehicle_motion(self.root, scene_name), read_gps(self.root, scene_name)
+
+
+def camera_of(tables: Tables, sample_data: Row) -> PinholeCamera | None:
+    """The camera that took a sample_data record; None where another sensor did."""
+    intrinsics = tables["calibrated_sensor"][sample_data["calibrated_sensor_token"]]["camera_intrinsic"]
+    if not intrinsics:
+        return None
+    return PinholeCamera(sample_data["width"], sample_data["height"], torch.tensor(intrinsics, dtype=torch.float64))
 
 
 def _keyframes_by_channel(tables: Tables) -> dict[str, dict[str, Row]]:

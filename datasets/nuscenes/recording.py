@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.faults import InputRefused
 from datasets.nuscenes.can_bus import read_gps
 from datasets.nuscenes.files import read_image_bytes, read_lidar_sweep, read_radar_sweep
-from datasets.nuscenes.reader import NuScenesReader
+from datasets.nuscenes.reader import NuScenesReader, camera_of
 from datasets.nuscenes.tables import Row, channel_of
 
 
@@ -79,16 +78,12 @@ def read_points(reader: NuScenesReader, message: RecordedMessage) -> Float32[Ten
 def _message(reader: NuScenesReader, row: Row) -> RecordedMessage:
     pose = reader.tables["ego_pose"][row["ego_pose_token"]]
     calibration = reader.tables["calibrated_sensor"][row["calibrated_sensor_token"]]
-    camera = None
-    if calibration["camera_intrinsic"]:
-        intrinsics = torch.tensor(calibration["camera_intrinsic"], dtype=torch.float64)
-        camera = PinholeCamera(row["width"], row["height"], intrinsics)
     return RecordedMessage(
         channel=channel_of(reader.tables, row),
         timestamp_us=row["timestamp"],
         keyframe_token=row["sample_token"] if row["is_key_frame"] else None,
         global_from_ego=from_quaternion(pose["rotation"], pose["translation"]),
         ego_from_sensor=from_quaternion(calibration["rotation"], calibration["translation"]),
-        camera=camera,
+        camera=camera_of(reader.tables, row),
         filename=row["filename"],
     )
