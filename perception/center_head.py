@@ -31,6 +31,7 @@ class CenterHeadConfig:
     box_weight: float = 0.25
     velocity_weight: float = 0.2
     attribute_weight: float = 0.2
+    front_weight: float = 0.2
     max_boxes: int = 500
     score_threshold: float = 0.03
 
@@ -78,7 +79,7 @@ class CenterHead(nn.Module):
 
     def boxes_at(
         self, features: Float[Tensor, "B C Y X"], cells: CellIndex
-    ) -> tuple[Float[Tensor, "K 10"], Float[Tensor, "K 8"]]:
+    ) -> tuple[Float[Tensor, "K 11"], Float[Tensor, "K 8"]]:
         """Box codes (CODE_SLICES) and attribute logits of the given group at each of the K cells."""
         at_cells = features[cells.sample, :, cells.row, cells.column]
         everything = self.regress(at_cells).unflatten(1, (len(CLASS_GROUPS), CODE_SIZE + len(ATTRIBUTES)))

@@ -1,5 +1,6 @@
 """What the centre head should say: heatmaps with a peak at every object, and what belongs to each peak."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,15 +28,23 @@ GROUP_OF_CLASS: tuple[int, ...] = tuple(
 )
 
 # A box as the head regresses it, relative to its cell: offset of the centre from the cell's middle (x, y; cells),
-# height of the centre (metres), log of width, length, height (metres), sin and cos of yaw, velocity (x, y; m/s).
+# height of the centre (metres), log of width, length, height (metres), sin and cos of twice the yaw (the axis along
+# which the box lies), on which side of the axis its front is (+1 or -1; the network puts out a logit), velocity (x, y;
+# m/s). A network that sees along which axis a car stands, but not yet where its front is, would regress the mean of
+# two opposite headings, which is neither; so axis and front are apart (SECOND, Yan et al. 2018, has a class for the
+# front too).
 CODE_SLICES: dict[str, slice] = {
     "offset": slice(0, 2),
     "height": slice(2, 3),
     "size": slice(3, 6),
-    "yaw": slice(6, 8),
-    "velocity": slice(8, 10),
+    "axis": slice(6, 8),
+    "front": slice(8, 9),
+    "velocity": slice(9, 11),
 }
-CODE_SIZE = 10
+CODE_SIZE = 11
+# Where a heading turns from one side of its axis to the other: at -45 and 135 degrees, away from the streets along and
+# across the vehicle's own, so that a small turn of such a car never changes the answer.
+_FRONT_SEAM = -math.pi / 4
 _SMALLEST_SIZE = 0.01  # metres
 # The cells around an object's own are eight; they must not outvote the one that is nearly always read.
 _NEIGHBOUR_WEIGHT = 0.1
@@ -64,7 +73,7 @@ class CenterTargets:
     heatmap: Float[Tensor, "B 10 Y X"]
     cells: CellIndex
     weights: Float[Tensor, "K"]
-    codes: Float[Tensor, "K 10"]
+    codes: Float[Tensor, "K 11"]
     labels: Int64[Tensor, "K"]
     attributes: Int64[Tensor, "K"]
 
@@ -121,15 +130,19 @@ def center_targets(
 
 
 def decode_codes(
-    codes: Float[Tensor, "K 10"], cells: CellIndex, grid: BevGrid
+    codes: Float[Tensor, "K 11"], cells: CellIndex, grid: BevGrid
 ) -> tuple[Float[Tensor, "K 3"], Float[Tensor, "K 3"], Float[Tensor, "K"], Float[Tensor, "K 2"]]:
     """Centres, sizes_wlh, yaws and velocities (ego) of the codes at these cells: the inverse of the targets."""
     origin = codes.new_tensor([grid.x_range[0], grid.y_range[0]])
     middle = torch.stack([cells.column, cells.row], dim=1) + 0.5
     centers_xy = (middle + codes[:, CODE_SLICES["offset"]]) * grid.cell_size + origin
     centers = torch.cat([centers_xy, codes[:, CODE_SLICES["height"]]], dim=1)
-    sin, cos = codes[:, CODE_SLICES["yaw"]].unbind(1)
-    return centers, codes[:, CODE_SLICES["size"]].exp(), torch.atan2(sin, cos), codes[:, CODE_SLICES["velocity"]]
+    sin, cos = codes[:, CODE_SLICES["axis"]].unbind(1)
+    axis = torch.atan2(sin, cos) / 2
+    axis = torch.where(axis < _FRONT_SEAM, axis + math.pi, axis)  # in [-45, 135) degrees
+    turned = torch.where(codes[:, CODE_SLICES["front"]][:, 0] > 0, axis, axis + math.pi)
+    yaws = torch.atan2(turned.sin(), turned.cos())
+    return centers, codes[:, CODE_SLICES["size"]].exp(), yaws, codes[:, CODE_SLICES["velocity"]]
 
 
 def gaussian_radius(
@@ -196,14 +209,19 @@ def _owned_cells(
     return owner[winners], cell[winners]
 
 
-def _encode(boxes: Boxes3D, offset: Float[Tensor, "K 2"]) -> Float[Tensor, "K 10"]:
+def _encode(boxes: Boxes3D, offset: Float[Tensor, "K 2"]) -> Float[Tensor, "K 11"]:
     return torch.cat(
         [
             offset,
             boxes.centers[:, 2:],
             boxes.sizes_wlh.clamp(min=_SMALLEST_SIZE).log(),
-            torch.stack([boxes.yaws.sin(), boxes.yaws.cos()], dim=1),
+            torch.stack([(2 * boxes.yaws).sin(), (2 * boxes.yaws).cos(), _front(boxes.yaws)], dim=1),
             boxes.velocities,
         ],
         dim=1,
     )
+
+
+def _front(yaws: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
+    """+1 for headings in [-45, 135) degrees, -1 for the others."""
+    return torch.where((yaws - _FRONT_SEAM) % (2 * math.pi) < math.pi, 1.0, -1.0)

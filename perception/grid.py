@@ -44,6 +44,6 @@ class BevGrid:
         return torch.stack([grid_x, grid_y], dim=-1)
 
     def cells(self, points_xy: Float[Tensor, "P 2"]) -> Float[Tensor, "P 2"]:
-        """Ground points (P, 2; x, y in ego, metres) as fractional (column, row); cell (0, 0) has its middle at (0.5, 0.5)."""
+        """Ground points (P, 2; x, y in ego, metres) as fractional (column, row); cell (0, 0): middle (0.5, 0.5)."""
         origin = points_xy.new_tensor([self.x_range[0], self.y_range[0]])
         return (points_xy - origin) / self.cell_size

@@ -45,7 +45,7 @@ def attributes_allowed(labels: Int64[Tensor, "K"]) -> Bool[Tensor, "K 8"]:
 def center_losses(
     config: CenterHeadConfig,
     heatmap_logits: Float[Tensor, "B 10 Y X"],
-    codes: Float[Tensor, "K 10"],
+    codes: Float[Tensor, "K 11"],
     attribute_logits: Float[Tensor, "K 8"],
     targets: CenterTargets,
 ) -> Losses:
@@ -61,11 +61,19 @@ def center_losses(
     }
     difference = (codes.float() - targets.codes.nan_to_num()).abs() * targets.codes.isfinite()
     for name, part in CODE_SLICES.items():
-        weight = config.velocity_weight if name == "velocity" else config.box_weight
-        parts[name] = weight * (difference[:, part].sum(dim=1) * share).sum()
+        if name != "front":
+            weight = config.velocity_weight if name == "velocity" else config.box_weight
+            parts[name] = weight * (difference[:, part].sum(dim=1) * share).sum()
+    parts["front"] = config.front_weight * (_front_loss(codes.float(), targets.codes) * share).sum()
     parts["attribute"] = config.attribute_weight * _attribute_loss(attribute_logits.float(), targets, share)
     total = torch.stack(list(parts.values())).sum()
     return Losses(total, {name: part.detach() for name, part in parts.items()})
+
+
+def _front_loss(codes: Float[Tensor, "K 11"], targets: Float[Tensor, "K 11"]) -> Float[Tensor, "K"]:
+    """Cross-entropy of the side on which the front is: the target is +1 or -1, the code a logit."""
+    part = CODE_SLICES["front"]
+    return F.softplus(-codes[:, part] * targets[:, part])[:, 0]
 
 
 def _attribute_loss(

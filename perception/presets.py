@@ -20,19 +20,19 @@ def tiny() -> DetectorConfig:
     """
     return DetectorConfig(
         grid=BevGrid((-51.2, 51.2), (-51.2, 51.2), 0.8),
-        channels=48,
+        channels=32,
         camera=CameraConfig(
             backbone=BackboneConfig(
-                layer="basic", embedding=16, widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), stride=8, channels=48
+                layer="basic", embedding=16, widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), stride=16, channels=48
             ),
-            lift_splat=LiftSplatConfig(depth_range=(1.0, 57.0), depth_bins=56),
-            width=32,
-            neck=BevNeckConfig((32, 64), (1, 2)),
+            lift_splat=LiftSplatConfig(depth_range=(1.0, 57.0), depth_bins=28),
+            width=24,
+            neck=BevNeckConfig((24, 48), (1, 1)),
         ),
-        lidar=LidarConfig(PillarEncoderConfig((24, 48), (1, 1)), BevNeckConfig((48, 64), (1, 2))),
-        radar=RadarConfig(width=24, blocks=1, neck=BevNeckConfig((24, 48), (1, 1))),
+        lidar=LidarConfig(PillarEncoderConfig((24, 32), (1, 1)), BevNeckConfig((32, 64), (1, 2))),
+        radar=RadarConfig(width=16, blocks=1, neck=BevNeckConfig((16, 32), (1, 1))),
         pose=PoseConfig(width=32),
-        fusion=FusionTransformerConfig(layers=2, width=64, heads=4, window=8, stride=2),
+        fusion=FusionTransformerConfig(layers=2, width=48, heads=4, window=8, stride=2),
         head=CenterHeadConfig(channels=32, hidden=64, upsample=2),
     )
 

@@ -74,9 +74,9 @@ class LiftSplat(nn.Module):
         """The BEV cell (sample, row, column in one number) of each feature pixel at each depth; -1 outside the grid."""
         device = intrinsics.device
         height, width = size
-        # Feature pixel j covers image pixels j * stride to (j + 1) * stride - 1, whose middle this is.
-        u = (torch.arange(width, device=device) + 0.5) * self.stride - 0.5
-        v = (torch.arange(height, device=device) + 0.5) * self.stride - 0.5
+        # Strided convolutions with padding (kernels 7 and 3) look at feature pixel j around image pixel j * stride.
+        u = torch.arange(width, device=device) * float(self.stride)
+        v = torch.arange(height, device=device) * float(self.stride)
         grid_v, grid_u = torch.meshgrid(v, u, indexing="ij")
         pixels = torch.stack([grid_u, grid_v, torch.ones_like(grid_u)], dim=-1).double()
         # float64: the inverse of the intrinsics is cheap, and cells must not depend on how it was rounded.

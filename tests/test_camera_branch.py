@@ -155,7 +155,7 @@ def test_a_pixel_with_a_known_depth_lands_where_the_projection_says() -> None:
             hits += 1
             # The pixel's point, found the other way round: along the ray, the point of that depth projects onto it.
             depth = float(config.depths()[depth_bin])
-            pixel = torch.tensor([(u + 0.5) * stride - 0.5, (v + 0.5) * stride - 0.5, 1.0])
+            pixel = torch.tensor([float(u * stride), float(v * stride), 1.0])
             point_cam = torch.linalg.solve(intrinsics[0, camera], pixel) * depth
             point_ego = transform_points(ego_from_cam[0, camera], point_cam[None])
             back, found_depth = project(intrinsics[0, camera], transform_points(cam_from_ego, point_ego))
@@ -184,8 +184,11 @@ def _check_points_against_cells(
         points_cam = transform_points(invert(ego_from_cam[camera]), points_ego)
         pixels, depth = project(intrinsics[camera], points_cam)
         seen = visible(pixels, depth, sizes[1] * stride, sizes[0] * stride, min_depth=1.0) & (depth < 57.0)
-        pixels, depth, expected = pixels[seen], depth[seen], points_ego[seen, :2]
-        u, v = ((pixels + 0.5) / stride).floor().long().unbind(dim=1)
+        # The feature pixel whose middle is nearest; beyond the last one there is none.
+        nearest = (pixels / stride).round().long()
+        seen = seen & (nearest[:, 0] < sizes[1]) & (nearest[:, 1] < sizes[0])
+        depth, expected = depth[seen], points_ego[seen, :2]
+        u, v = nearest[seen].unbind(dim=1)
         cell = cells[camera, v, u, ((depth - 1.0) / 0.5).floor().long()]
         lit = cell >= 0
         found, expected, depth = centers[cell[lit]], expected[lit], depth[lit]
