@@ -34,6 +34,16 @@ class DetectorConfig:
     fusion: FusionTransformerConfig
     head: CenterHeadConfig
 
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.channels % self.fusion.heads:
+            raise ValueError(f"{self.channels} channels do not divide into the fusion's {self.fusion.heads} heads")
+        rows, columns = self.grid.shape
+        if rows % self.fusion.stride or columns % self.fusion.stride:
+            raise ValueError(
+                f"a grid of {rows} x {columns} cells is no whole number of the fusion's patches of "
+                f"{self.fusion.stride} x {self.fusion.stride} cells"
+            )
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -47,8 +57,9 @@ class Predictions:
 class Detector(nn.Module):
     """Any subset of camera, LiDAR, radar and pose to 3D boxes in the ego frame.
 
-    What stands in the data of a sensor that the batch marks as unavailable has no influence on any output, and a
-    sample's output does not depend on the other samples of its batch (but for the rounding of matrix products).
+    What stands in the data of a camera, or of a whole modality, that the batch marks as unavailable has no influence on
+    any output. (Radar points do not say which radar they are from: of a single radar that is unavailable the batch must
+    hold none, as `make_sample` sees to it.) A sample's output does not depend on the other samples of its batch (but for the rounding of matrix products).
     """
 
     def __init__(self, config: DetectorConfig) -> None:
