@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets.faults import FaultReason, SensorFault
 from tests.nuscenes_fixture import read_table, write_dataset, write_radar, write_table
 from tests.small_run import small_config
 from tools.__main__ import main
 from tools.exit_codes import ExitCode
+from tools.missing_sensors import MissingSensors
 from tools.run_config import write_config
 
 Corruption = Callable[[Path], None]
@@ -127,14 +129,37 @@ def test_tolerated_when_told_and_counted(
     write_config(data.parent / "config.json", small_config(3))
     assert train(data, "--missing-sensors", "allow") == ExitCode.FINE
     summary = capsys.readouterr().out
-    assert any(line.split()[:2] == [channel, reason] for line in summary.splitlines()), summary
+    assert any(line.split()[:3:2] == [channel, reason] for line in summary.splitlines()), summary
     assert (data.parent / "run" / "weights.safetensors").exists()
 
 
-def test_strict_tells_by_its_exit_code_that_something_was_missing(data: Path) -> None:
+def test_strict_tells_by_its_exit_code_that_something_was_missing(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     missing_file(data)
     write_config(data.parent / "config.json", small_config(3))
     assert train(data, "--missing-sensors", "allow", "--strict") == ExitCode.DEGRADED
+    assert "absent from a frame 1 times, and there with less than was recorded 0 times" in capsys.readouterr().err
+
+
+def test_a_frame_counts_once_however_many_sweeps_it_lost() -> None:
+    lost = SensorFault("LIDAR_TOP", FaultReason.MISSING_FILE, "sweeps/a: there is no such file")
+    absent = SensorFault("LIDAR_TOP", FaultReason.MISSING_FILE, "samples/b: there is no such file")
+    missing = MissingSensors()
+    missing.add("first", (), [lost] * 9)
+    missing.add("second", [absent], ())
+    missing.add("third", (), [lost])
+    missing.add("third", (), [lost])
+    assert missing.counts == {
+        ("LIDAR_TOP", "impaired", "missing_file"): 2,
+        ("LIDAR_TOP", "absent", "missing_file"): 1,
+    }
+    assert missing.broken_count == 3
+    rows = [line.split(maxsplit=4) for line in missing.table().splitlines()[2:]]
+    assert rows == [
+        ["LIDAR_TOP", "impaired", "missing_file", "2", lost.detail],
+        ["LIDAR_TOP", "absent", "missing_file", "1", absent.detail],
+    ]
 
 
 def test_harmless_oddities_are_no_fault(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

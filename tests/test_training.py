@@ -229,10 +229,10 @@ def test_a_missing_file_is_refused_or_counted(
     with pytest.raises(InputRefused, match=r"CAM_BACK.*--missing-sensors allow"):
         train(given)
     again = replace(given, missing_sensors="allow", strict=True, output=tmp_path / "second")
-    with pytest.raises(Degraded, match="1 sensor readings were missing"):
+    with pytest.raises(Degraded, match="a sensor was absent from a frame 1 times"):
         train(again)
     # Four steps see the frame more than once; it is one frame.
-    assert "CAM_BACK           missing_file            1" in capsys.readouterr().out
+    assert "CAM_BACK           absent    missing_file            1" in capsys.readouterr().out
 
 
 def test_a_signal_is_remembered_and_a_second_one_interrupts() -> None:

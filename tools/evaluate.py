@@ -55,7 +55,7 @@ def evaluate(arguments: EvaluateArguments) -> Path:
     print(metrics_text(metrics))
     print(missing.table())
     if arguments.strict and missing.broken_count:
-        raise Degraded(f"{missing.broken_count} sensor readings were missing (--strict).", output)
+        raise Degraded(missing.strict_text(), output)
     return output
 
 

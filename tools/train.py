@@ -88,7 +88,7 @@ def train(arguments: TrainArguments) -> Path:
             )
         )
     if arguments.strict and summary.missing.broken_count:
-        raise Degraded(f"{summary.missing.broken_count} sensor readings were missing (--strict).", run.path)
+        raise Degraded(summary.missing.strict_text(), run.path)
     return run.path
 
 

@@ -23,10 +23,11 @@ _TIMEOUT_SECONDS = 300  # a batch that takes longer hangs: a pipe in the place o
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """A batch, for each of its samples the sensors that it lacked, and which of them have no annotations."""
+    """A batch, for each of its samples what it lacked (see Sample), and which of them have no annotations."""
 
     batch: Batch
     faults: tuple[tuple[SensorFault, ...], ...]
+    impairments: tuple[tuple[SensorFault, ...], ...]
     unannotated: tuple[str, ...]
 
 
@@ -109,8 +110,12 @@ def _collate(samples: list[Sample | _Refusal]) -> LoadedBatch | _Refusal:
         if isinstance(sample, _Refusal):
             return sample
         whole.append(sample)
-    faults = tuple(sample.faults + sample.impairments for sample in whole)
-    return LoadedBatch(collate(whole), faults, tuple(sample.token for sample in whole if sample.boxes is None))
+    return LoadedBatch(
+        collate(whole),
+        faults=tuple(sample.faults for sample in whole),
+        impairments=tuple(sample.impairments for sample in whole),
+        unannotated=tuple(sample.token for sample in whole if sample.boxes is None),
+    )
 
 
 def _start_worker(worker: int) -> None:

@@ -176,8 +176,8 @@ class TrainingLoop:
 
     def _one_step(self, loaded: LoadedBatch) -> StepResult:
         state, settings = self._state, self._settings
-        for token, faults in zip(loaded.batch.tokens, loaded.faults, strict=True):
-            self._missing.add(token, faults)
+        for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
+            self._missing.add(token, faults, impairments)
         if loaded.batch.boxes is None:
             raise InputRefused(f"sample {loaded.unannotated[0]} has no annotations: train on a split that has some.")
         result = training_step(
