@@ -25,6 +25,12 @@ class BevAugmentation:
     flip: bool = True
     """Mirror left to right, and front to back, each with probability one half."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_range[0] <= self.scale_range[1] < math.inf:
+            raise ValueError(f"scale_range {self.scale_range} must be two positive numbers, the smaller one first")
+        if not 0 <= self.max_rotation < math.inf:
+            raise ValueError(f"max_rotation must not be negative, and finite, not {self.max_rotation}")
+
     def draw(self, generator: torch.Generator) -> Float64[Tensor, "4 4"]:
         """A random `augmented_from_ego`."""
         turn, size, mirror_x, mirror_y = torch.rand(4, generator=generator, dtype=torch.float64).tolist()

@@ -5,6 +5,8 @@ radar return is moreover moved by its own compensated velocity (CRN and BEVFusio
 measures how fast the thing was, a LiDAR does not).
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -41,7 +43,7 @@ class SampleConfig:
     image_height: int
     image_width: int
     camera_channels: tuple[str, ...] = CAMERA_CHANNELS
-    lidar_channel: str = LIDAR_CHANNEL
+    lidar_channel: str | None = LIDAR_CHANNEL
     radar_channels: tuple[str, ...] = RADAR_CHANNELS
     lidar_sweeps: int = 10
     """Sweeps of the LiDAR, the keyframe's own included."""
@@ -53,6 +55,30 @@ class SampleConfig:
     """A bound on memory: a cloud with more points is thinned evenly. Ten nuScenes sweeps have about 300,000."""
     close_radius: float = 1.0
     """LiDAR points nearer to the sensor than this (metres, in x and y) lie on the vehicle itself and are dropped."""
+
+    def __post_init__(self) -> None:
+        counts = ("image_height", "image_width", "lidar_sweeps", "radar_sweeps", "ego_states", "max_lidar_points")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.close_radius < math.inf:
+            raise ValueError(f"close_radius must not be negative, and finite, not {self.close_radius}")
+        for name, channels, known in (
+            ("camera_channels", self.camera_channels, CAMERA_CHANNELS),
+            ("lidar_channel", self._lidar_channels, (LIDAR_CHANNEL,)),
+            ("radar_channels", self.radar_channels, RADAR_CHANNELS),
+        ):
+            if len(set(channels)) < len(channels) or not set(channels) <= set(known):
+                raise ValueError(f"{name} must be some of {', '.join(known)}, each once, not {', '.join(channels)}")
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """All that a sample is made of: what other sensors recorded is not read and cannot be missing."""
+        return (*self.camera_channels, *self._lidar_channels, *self.radar_channels)
+
+    @property
+    def _lidar_channels(self) -> tuple[str, ...]:
+        return () if self.lidar_channel is None else (self.lidar_channel,)
 
 
 def make_sample(frame: LogFrame, config: SampleConfig) -> Sample:
@@ -77,9 +103,13 @@ def make_sample(frame: LogFrame, config: SampleConfig) -> Sample:
         ego_motion_valid=ego_motion_valid,
         global_from_ego=frame.global_from_ego,
         boxes=None if frame.annotations is None else training_boxes(frame.annotations, frame.global_from_ego),
-        faults=frame.faults + camera_faults,
-        impairments=frame.impairments,
+        faults=_of_channels(frame.faults, config) + camera_faults,
+        impairments=_of_channels(frame.impairments, config),
     )
+
+
+def _of_channels(faults: Iterable[SensorFault], config: SampleConfig) -> tuple[SensorFault, ...]:
+    return tuple(fault for fault in faults if fault.channel in config.channels)
 
 
 def training_boxes(annotations: Annotations, global_from_ego: Transform) -> Boxes3D:
@@ -144,6 +174,8 @@ def _age(frame: LogFrame, sweep: PointSweep) -> float:
 
 def _lidar(frame: LogFrame, config: SampleConfig) -> Float32[Tensor, "P 5"]:
     clouds = [torch.zeros(0, 5)]
+    if config.lidar_channel is None:
+        return clouds[0]
     for sweep in frame.lidar_sweeps.get(config.lidar_channel, ())[: config.lidar_sweeps]:
         points = sweep.points
         near = (points[:, 0].abs() < config.close_radius) & (points[:, 1].abs() < config.close_radius)

@@ -40,6 +40,10 @@ class BackboneConfig:
     weights: Path | None = None
     frozen_norms: bool = False
 
+    def __post_init__(self) -> None:
+        if min(self.embedding, *self.widths, *self.depths, self.channels) < 1:
+            raise ValueError("embedding, widths, depths and channels must all be at least 1")
+
 
 class ImageBackbone(nn.Module):
     """Images (K, 3, H, W), RGB 0..255, to features (K, F, H / stride, W / stride), rounded up.

@@ -63,8 +63,8 @@ class BevNeckConfig:
     depths: tuple[int, ...] = (6, 6)
 
     def __post_init__(self) -> None:
-        if len(self.widths) != len(self.depths) or not self.widths or min(self.depths) < 1:
-            raise ValueError(f"widths {self.widths} and depths {self.depths} must be as many, each depth at least 1")
+        if len(self.widths) != len(self.depths) or not self.widths or min(*self.widths, *self.depths) < 1:
+            raise ValueError(f"widths {self.widths} and depths {self.depths} must be as many, each at least 1")
 
 
 class BevNeck(nn.Module):

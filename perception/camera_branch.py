@@ -21,6 +21,10 @@ class CameraConfig:
     width: int = 80
     neck: BevNeckConfig = field(default_factory=lambda: BevNeckConfig((80, 160), (2, 4)))
 
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, not {self.width}")
+
 
 class CameraBranch(nn.Module):
     """Images with their calibration to (B, C, Y, X). A sample without a camera gets zeros."""

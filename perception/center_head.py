@@ -35,6 +35,14 @@ class CenterHeadConfig:
     max_boxes: int = 500
     score_threshold: float = 0.03
 
+    def __post_init__(self) -> None:
+        for name in ("channels", "hidden", "upsample", "max_boxes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("min_radius", "reach"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class HeadOutputs:

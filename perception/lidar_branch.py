@@ -32,8 +32,10 @@ class PillarEncoderConfig:
     z_range: tuple[float, float] = _Z_RANGE
 
     def __post_init__(self) -> None:
-        if len(self.widths) != len(self.blocks) or not self.widths:
-            raise ValueError(f"widths {self.widths} and blocks {self.blocks} must be as many, at least one")
+        if len(self.widths) != len(self.blocks) or not self.widths or min(self.widths) < 1 or min(self.blocks) < 0:
+            raise ValueError(f"widths {self.widths} (at least 1 each) and blocks {self.blocks} must be as many")
+        if not self.z_range[0] < self.z_range[1]:
+            raise ValueError(f"z_range {self.z_range} must rise")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class VoxelEncoderConfig:
     z_range: tuple[float, float] = _Z_RANGE
 
     def __post_init__(self) -> None:
-        if len(self.widths) < 2:
-            raise ValueError(f"a voxel encoder needs at least two widths, not {self.widths}")
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise ValueError(f"a voxel encoder needs at least two widths, each at least 1, not {self.widths}")
         layers = (self.z_range[1] - self.z_range[0]) / self.voxel_height if self.voxel_height > 0 else 0.0
         if layers < 1 or abs(layers - round(layers)) > 1e-6:
             raise ValueError(f"z_range {self.z_range} is not a whole number of layers of {self.voxel_height} m")

@@ -33,6 +33,10 @@ class PoseConfig:
 
     width: int = 64
 
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, not {self.width}")
+
 
 class PoseEncoder(nn.Module):
     """Each past state through an MLP, then attention pooling over the valid ones.

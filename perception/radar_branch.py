@@ -28,6 +28,10 @@ class RadarConfig:
     z_range: tuple[float, float] = (-5.0, 5.0)
     neck: BevNeckConfig = field(default_factory=lambda: BevNeckConfig((64, 128), (2, 3)))
 
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.blocks < 0 or not self.z_range[0] < self.z_range[1]:
+            raise ValueError("width must be at least 1, blocks not negative, and z_range must rise")
+
 
 class RadarBranch(nn.Module):
     """Points (x, y, z, rcs, vx_comp, vy_comp, age; ego) to (B, C, Y, X).

@@ -26,6 +26,15 @@ class FusionTransformerConfig:
     stride: int = 2
     expansion: int = 2
 
+    def __post_init__(self) -> None:
+        for name in ("width", "heads", "window", "stride", "expansion"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.layers < 0:
+            raise ValueError(f"layers must not be negative, it is {self.layers}")
+        if self.width % self.heads:
+            raise ValueError(f"a width of {self.width} does not divide into {self.heads} heads")
+
 
 class BevFusionTransformer(nn.Module):
     """Any subset of camera, LiDAR, radar and pose to one BEV; one set of weights serves all subsets.
