@@ -7,17 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from datasets.classes import DETECTION_CLASSES
 from datasets.faults import InputRefused
 from datasets.nuscenes.evaluation import DetectionMetrics, evaluate_detections
 from datasets.nuscenes.found import FOUND_DISTANCE, FOUND_MIN_POINTS, FOUND_MIN_SCORE
+from tools.class_metrics import class_metrics, distance_thresholds
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded
 from tools.missing_sensors import MissingSensors
 from tools.predict import PredictArguments, predict_to_file
 from tools.training.loading import MissingSensorsPolicy
-
-_ERROR_NAMES = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
 
 
 @dataclass(frozen=True)
@@ -91,17 +89,13 @@ def _prediction(arguments: EvaluateArguments) -> PredictArguments:
 
 def metrics_text(metrics: DetectionMetrics) -> str:
     """The official figures and the table by class; a dash where a figure is not defined."""
-    thresholds = sorted(next(iter(metrics.average_precision.values())))
-    header = f"{'class':<22}{'boxes':>6}{'AP':>7}" + "".join(f"{f'{t:g} m':>7}" for t in thresholds)
+    header = f"{'class':<22}{'boxes':>6}{'AP':>7}" + "".join(f"{f'{t:g} m':>7}" for t in distance_thresholds(metrics))
     header += "".join(f"{name:>7}" for name in ("ATE", "ASE", "AOE", "AVE", "AAE"))
-    rows = []
-    for name in DETECTION_CLASSES:
-        precisions = [metrics.average_precision[name][threshold] for threshold in thresholds]
-        errors = [metrics.class_errors[name][error] for error in _ERROR_NAMES]
-        numbers = [sum(precisions) / len(precisions), *precisions, *errors]
-        # A class without ground truth counts with AP 0 and errors 1 in the official mean; they say nothing here.
-        count = metrics.ground_truth[name]
-        rows.append(f"{name:<22}{count:>6}" + "".join(_number(number if count else None) for number in numbers))
+    rows = [
+        f"{row.name:<22}{row.box_count:>6}"
+        + "".join(_number(number) for number in (row.mean_precision, *row.precisions, *row.errors))
+        for row in class_metrics(metrics)
+    ]
     return "\n".join(
         [
             f"mAP {metrics.mean_ap:.4f}   NDS {metrics.nds:.4f}   "
@@ -119,5 +113,5 @@ def metrics_text(metrics: DetectionMetrics) -> str:
     )
 
 
-def _number(value: float | None) -> str:
-    return f"{'-':>7}" if value is None or value != value else f"{value:>7.3f}"
+def _number(value: float) -> str:
+    return f"{'-':>7}" if value != value else f"{value:>7.3f}"

@@ -12,16 +12,15 @@ import cv2
 import torch
 
 from datasets.atomic_file import write_atomically
-from datasets.classes import DETECTION_CLASSES
 from datasets.nuscenes.evaluation import DetectionMetrics
+from tools.class_metrics import class_metrics, distance_thresholds
 from tools.drawing.canvas import jpeg_bytes, printable, shrunk
 from tools.drawing.curves import Curve, chart, smoothed
 from tools.drawing.palette import CLASS_COLORS, Color
 
 # Pictures in the page are this wide; the page links to the files themselves.
 _PICTURE_WIDTH = 1800
-_ERRORS = (("trans_err", "ATE m"), ("scale_err", "ASE"), ("orient_err", "AOE rad"), ("vel_err", "AVE m/s"))
-_ERRORS_ALL = (*_ERRORS, ("attr_err", "AAE"))
+_ERRORS = ("ATE m", "ASE", "AOE rad", "AVE m/s", "AAE")
 
 
 @dataclass(frozen=True)
@@ -163,21 +162,15 @@ def _css(color: Color) -> str:
 def _metrics(metrics: DetectionMetrics | None, sentence: str) -> str:
     if metrics is None:
         return ""
-    thresholds = sorted(next(iter(metrics.average_precision.values())))
-    head = ["class", "boxes", "AP", *(f"{threshold:g} m" for threshold in thresholds)]
-    head += [name for _, name in _ERRORS_ALL]
+    head = ["class", "boxes", "AP", *(f"{threshold:g} m" for threshold in distance_thresholds(metrics)), *_ERRORS]
     rows = []
-    for index, name in enumerate(DETECTION_CLASSES):
-        count = metrics.ground_truth[name]
-        precisions = [metrics.average_precision[name][threshold] for threshold in thresholds]
-        errors = [metrics.class_errors[name][error] for error, _ in _ERRORS_ALL]
-        numbers = [*precisions, *errors] if count else [math.nan] * (len(precisions) + len(errors))
-        mean = sum(precisions) / len(precisions) if count else math.nan
-        swatch = f'<i style="background:{_css(CLASS_COLORS[index])}"></i>'
-        cells = f"<td>{swatch}{_text(name.replace('_', ' '))}</td><td>{count}</td>"
+    for row, color in zip(class_metrics(metrics), CLASS_COLORS, strict=True):
+        mean = row.mean_precision
+        swatch = f'<i style="background:{_css(color)}"></i>'
+        cells = f"<td>{swatch}{_text(row.name.replace('_', ' '))}</td><td>{row.box_count}</td>"
         cells += f'<td class="bar"><i style="width:{0 if mean != mean else 100 * mean:.0f}%"></i>{_number(mean)}</td>'
-        cells += "".join(f"<td>{_number(value)}</td>" for value in numbers)
-        rows.append(f'<tr class="{"" if count else "faint"}">{cells}</tr>')
+        cells += "".join(f"<td>{_number(value)}</td>" for value in (*row.precisions, *row.errors))
+        rows.append(f'<tr class="{"" if row.box_count else "faint"}">{cells}</tr>')
     summary = (
         f"mATE {_number(metrics.translation_error)} m, mASE {_number(metrics.scale_error)}, "
         f"mAOE {_number(metrics.orientation_error)} rad, mAVE {_number(metrics.velocity_error)} m/s, "
