@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 
@@ -53,15 +53,3 @@ def project(
     depth = points_cam[..., 2]
     safe = torch.where(depth.abs() < 1e-9, torch.full_like(depth, 1e-9), depth)
     return homogeneous[..., :2] / safe[..., None], depth
-
-
-def visible(
-    pixels: Float[Tensor, "*batch P 2"],
-    depth: Float[Tensor, "*batch P"],
-    width: int,
-    height: int,
-    min_depth: float = 0.1,
-) -> Bool[Tensor, "*batch P"]:
-    """True for pixels that lie in a picture of this size and at least `min_depth` (metres) before the camera."""
-    u, v = pixels[..., 0], pixels[..., 1]
-    return (depth >= min_depth) & (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < height - 0.5)

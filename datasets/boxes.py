@@ -113,16 +113,3 @@ class Boxes3D:
         across = -sin * offsets[..., 0] + cos * offsets[..., 1]
         half_w, half_l, half_h = (self.sizes_wlh / 2)[:, :, None].unbind(1)
         return (along.abs() <= half_l) & (across.abs() <= half_w) & (offsets[..., 2].abs() <= half_h)
-
-
-def concatenate(parts: list[Boxes3D]) -> Boxes3D:
-    """All boxes of several sets, in order. The list must not be empty."""
-    return Boxes3D(
-        centers=torch.cat([part.centers for part in parts]),
-        sizes_wlh=torch.cat([part.sizes_wlh for part in parts]),
-        yaws=torch.cat([part.yaws for part in parts]),
-        velocities=torch.cat([part.velocities for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        scores=torch.cat([part.scores for part in parts]),
-        attributes=torch.cat([part.attributes for part in parts]),
-    )

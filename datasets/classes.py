@@ -39,9 +39,6 @@ ATTRIBUTES_OF_CLASS: tuple[tuple[int, ...], ...] = (
     (),
 )
 
-# How far from the ego vehicle (metres, in the ground plane) a class is evaluated: detection_cvpr_2019.
-CLASS_RANGE: tuple[float, ...] = (50.0, 50.0, 50.0, 50.0, 50.0, 30.0, 40.0, 40.0, 40.0, 30.0)
-
 # nuScenes' general categories to the detection classes; a category that is not here plays no part in detection.
 CLASS_OF_CATEGORY: dict[str, str] = {
     "movable_object.barrier": "barrier",

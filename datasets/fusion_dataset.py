@@ -32,21 +32,15 @@ class FusionDataset(Dataset[Sample]):
         self.config = config
         self.augmentation = augmentation
         self.seed = seed
-        # Shared memory: persistent workers see the epoch that the main process sets.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other augmentations from here on, the same ones whenever this epoch is set again."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.sample(index, int(self._epoch))
+        return self.sample(index, epoch=0)
 
     def sample(self, index: int, epoch: int) -> Sample:
-        """The sample as `epoch` augments it, whatever epoch is set: loader workers may be in two epochs at once."""
+        """The sample as `epoch` augments it; loader workers may be in two epochs at once."""
         sample = make_sample(self.reader.frame(self.tokens[index]), self.config)
         if self.augmentation is None:
             return sample

@@ -27,18 +27,13 @@ def save_weights(detector: nn.Module, path: Path, config_json: str) -> None:
     write_atomically(path, save(tensors, metadata))
 
 
-def read_weights_config(path: Path) -> str:
-    """The config text that the weights were saved with. Raises InputRefused as `load_weights` does."""
-    return _read(path)[0]
-
-
 def load_weights(detector: nn.Module, path: Path) -> None:
     """Load weights into a detector of the same config.
 
     Raises InputRefused, naming the file and the first tensor that does not fit, for a file that is missing, cut,
     damaged, not ours, or of another architecture. The detector is changed only if everything fits.
     """
-    _, tensors = _read(path)
+    tensors = _read(path)
     expected = detector.state_dict()
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in expected]
@@ -58,8 +53,8 @@ def load_weights(detector: nn.Module, path: Path) -> None:
     detector.load_state_dict(tensors)
 
 
-def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Config text and tensors of a file, checksums verified."""
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, checksums verified."""
     if not path.is_file():
         raise InputRefused(f"{path}: there is no such weights file.")
     try:
@@ -74,7 +69,6 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
         )
     try:
         checksums = json.loads(metadata["crc32"])
-        config = metadata["config"]
     except (KeyError, ValueError) as error:
         raise InputRefused(f"{path}: its metadata is damaged ({error!r}). Copy or train it again.") from error
     for name, value in tensors.items():
@@ -82,7 +76,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
             raise InputRefused(
                 f"{path}: tensor {name} does not match its checksum: the file is damaged. Copy it again."
             )
-    return config, tensors
+    return tensors
 
 
 def _checksum(value: Tensor) -> int:

@@ -7,7 +7,7 @@ from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
 from calibration.transforms import from_quaternion, invert
-from datasets.boxes import Boxes3D, concatenate
+from datasets.boxes import Boxes3D
 
 
 def random_boxes(count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Boxes3D:
@@ -78,7 +78,6 @@ def test_empty_sets_go_through_everything() -> None:
     assert empty.points_inside(torch.zeros(4, 3)).shape == (0, 4)
     assert len(empty.transformed(torch.eye(4, dtype=torch.float64))) == 0
     assert random_boxes(3).points_inside(torch.zeros(0, 3)).shape == (3, 0)
-    assert len(concatenate([empty, empty])) == 0
 
 
 def test_an_unknown_velocity_stays_unknown() -> None:

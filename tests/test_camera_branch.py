@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from calibration.cameras import project, visible
+from calibration.cameras import project
 from calibration.transforms import invert, transform_points
 from datasets.faults import InputRefused
 from datasets.make_sample import SampleConfig, make_sample
@@ -183,10 +183,10 @@ def _check_points_against_cells(
     for camera in range(len(intrinsics)):
         points_cam = transform_points(invert(ego_from_cam[camera]), points_ego)
         pixels, depth = project(intrinsics[camera], points_cam)
-        seen = visible(pixels, depth, sizes[1] * stride, sizes[0] * stride, min_depth=1.0) & (depth < 57.0)
         # The feature pixel whose middle is nearest; beyond the last one there is none.
         nearest = (pixels / stride).round().long()
-        seen = seen & (nearest[:, 0] < sizes[1]) & (nearest[:, 1] < sizes[0])
+        inside = (nearest >= 0).all(dim=1) & (nearest[:, 0] < sizes[1]) & (nearest[:, 1] < sizes[0])
+        seen = inside & (depth >= 1.0) & (depth < 57.0)
         depth, expected = depth[seen], points_ego[seen, :2]
         u, v = nearest[seen].unbind(dim=1)
         cell = cells[camera, v, u, ((depth - 1.0) / 0.5).floor().long()]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from nuscenes.utils.geometry_utils import view_points
 
-from calibration.cameras import PinholeCamera, project, visible
+from calibration.cameras import PinholeCamera, project
 
 INTRINSICS = torch.tensor([[1266.4, 0.0, 816.3], [0.0, 1266.4, 491.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
@@ -34,12 +34,6 @@ def test_the_camera_follows_a_resize_and_a_crop_of_real_pixels() -> None:
         centroid = (float((window * columns).sum() / window.sum()), float((window * rows).sum() / window.sum()))
         pixels, _ = project(cropped.intrinsics, ray[None])
         assert tuple(pixels[0].tolist()) == pytest.approx(centroid, abs=1e-3)
-
-
-def test_visible_is_the_picture_up_to_the_outer_edge_of_its_pixels() -> None:
-    pixels = torch.tensor([[-0.5, -0.5], [-0.51, 0.0], [159.49, 89.49], [159.5, 0.0], [5.0, 5.0], [5.0, 5.0]])
-    depth = torch.tensor([1.0, 1.0, 1.0, 1.0, -1.0, 0.05])
-    assert visible(pixels, depth, 160, 90).tolist() == [True, False, True, False, False, False]
 
 
 def test_a_camera_without_a_size_or_a_focal_length_is_refused() -> None:

@@ -10,7 +10,7 @@ import torch
 from calibration.cameras import PinholeCamera, project
 from calibration.rig import EgoState, SensorRig
 from calibration.transforms import from_yaw, invert, rigid, transform_points
-from datasets.boxes import Boxes3D, concatenate
+from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.faults import FaultReason, SensorFault
 from datasets.frames import Annotations, CameraImage, LogFrame, PointSweep
@@ -44,6 +44,11 @@ def box(x: float, y: float, z: float = 0.75, yaw: float = 0.0, label: int = 0, s
         scores=torch.ones(1),
         attributes=torch.tensor([-1]),
     )
+
+
+def boxes_at(*places: tuple[float, float]) -> Boxes3D:
+    boxes = box(0.0, 0.0)[torch.zeros(len(places), dtype=torch.int64)]
+    return replace(boxes, centers=torch.tensor([[x, y, 0.75] for x, y in places]))
 
 
 def logged_frame(annotations: Boxes3D | None, cameras: tuple[str, ...] = CAMERA_CHANNELS) -> LogFrame:
@@ -129,7 +134,7 @@ def _is_edge(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def test_far_off_boxes_leave_the_picture_clean() -> None:
     picture = blank(90, 160, (0, 0, 0))
-    row = concatenate([box(0.2, y) for y in (8.0, 40.0, 900.0, -30.0)])
+    row = boxes_at((0.2, 8.0), (0.2, 40.0), (0.2, 900.0), (0.2, -30.0))
     draw_boxes(picture, row, CAM_FROM_EGO, CAMERA, [(255, 255, 255)] * 4, 1)
     assert not picture.any()
 
@@ -230,7 +235,7 @@ def test_sheet_shows_the_annotation_in_the_cameras() -> None:
 
 
 def test_an_annotation_that_no_point_hit_is_dimmed() -> None:
-    frame = logged_frame(concatenate([box(15.0, 0.0), box(9.0, 4.0)]))
+    frame = logged_frame(boxes_at((15.0, 0.0), (9.0, 4.0)))
     assert frame.annotations is not None
     unseen = replace(
         frame.annotations, lidar_point_counts=torch.tensor([3, 0]), radar_point_counts=torch.tensor([0, 0])

@@ -50,7 +50,3 @@ class BatchOrder(Sampler[list[EpochIndex]]):
                     order = np.random.default_rng((self._seed, epoch)).permutation(self._samples)
                 batch.append((epoch, int(order[position % self._samples])))
             yield batch
-
-    def epoch_of_step(self, step: int) -> float:
-        """How often the data set has been seen before this step."""
-        return step * self._processes * self._batch_size / self._samples
