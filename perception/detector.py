@@ -59,8 +59,8 @@ class Detector(nn.Module):
 
     What stands in the data of a camera, or of a whole modality, that the batch marks as unavailable has no influence on
     any output. (Radar points do not say which radar they are from: of a single radar that is unavailable the batch must
-    hold none, as `make_sample` sees to it.) A sample's output does not depend on the other samples of its batch (but for
-    the rounding of matrix products).
+    hold none, as `make_sample` sees to it.) A sample's output does not depend on the other samples of its batch, but
+    for the rounding of matrix products.
     """
 
     def __init__(self, config: DetectorConfig) -> None:
