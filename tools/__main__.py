@@ -2,7 +2,11 @@
 
 import errno
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -45,7 +49,8 @@ exit codes:
 
 
 _OF_THE_DISK = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EEXIST,
+    errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG,
 )  # fmt: skip
 
 
@@ -76,7 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bevel: there is no verb {words[0]!r}; 'bevel --help' lists them.", file=sys.stderr)
         return ExitCode.USAGE
     try:
-        return _run(verb, words[1:])
+        with _sigterm_as_ctrl_c():
+            return _run(verb, words[1:])
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -85,6 +91,19 @@ def main(arguments: list[str] | None = None) -> int:
         # when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does, so that what is half done is cleared away (only a main thread may)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _run(verb: Verb, words: list[str]) -> int:
