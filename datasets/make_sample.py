@@ -50,7 +50,7 @@ class SampleConfig:
     radar_sweeps: int = 6
     """Sweeps of each radar, the keyframe's own included."""
     ego_states: int = 5
-    """Past states of the vehicle, the present one included."""
+    """Past states of the vehicle, half a second apart, the present one included."""
     max_lidar_points: int = 400_000
     """A bound on memory: a cloud with more points is thinned evenly. Ten nuScenes sweeps have about 300,000."""
     close_radius: float = 1.0

@@ -1,6 +1,7 @@
 """Bad input at the command line: one sentence with the file and the field, exit code 3, nothing half-written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.small_run import small_config
 from tools.__main__ import main
 from tools.exit_codes import ExitCode
 from tools.missing_sensors import MissingSensors
-from tools.run_config import write_config
+from tools.run_config import read_config, write_config
 
 Corruption = Callable[[Path], None]
 
@@ -140,6 +141,33 @@ def test_strict_tells_by_its_exit_code_that_something_was_missing(
     write_config(data.parent / "config.json", small_config(3))
     assert train(data, "--missing-sensors", "allow", "--strict") == ExitCode.DEGRADED
     assert "absent from a frame 1 times, and there with less than was recorded 0 times" in capsys.readouterr().err
+
+
+def test_sensors_that_the_detector_has_no_branch_for_need_not_be_there(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing_file(data)
+    keyframe(data, "RADAR_FRONT").write_bytes(b"")
+    config = small_config(3)
+    write_config(
+        data.parent / "config.json", replace(config, detector=replace(config.detector, camera=None, radar=None))
+    )
+    assert train(data, "--strict") == ExitCode.FINE
+    assert "Missing sensors: none." in capsys.readouterr().out
+    saved = read_config(data.parent / "run" / "config.json").sample
+    assert saved.channels == ("LIDAR_TOP",)
+
+
+def test_a_validation_split_that_cannot_be_evaluated_is_refused_before_training(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, named in (("mini_val", "no scene of the split 'mini_val' is here"), ("val", "another version")):
+        assert train(data, "--val-split", split) == ExitCode.INPUT_REFUSED
+        assert named in capsys.readouterr().err.splitlines()[-1]
+    write_table(data, "sample_annotation", [])
+    assert train(data, "--val-split", "all") == ExitCode.INPUT_REFUSED
+    assert "nothing to evaluate against" in capsys.readouterr().err.splitlines()[-1]
+    assert not (data.parent / "run").exists()
 
 
 def test_a_frame_counts_once_however_many_sweeps_it_lost() -> None:

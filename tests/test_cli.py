@@ -9,6 +9,7 @@ import pytest
 
 from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config
+from tests.untrained_run import write_untrained_run
 from tools.__main__ import VERBS, main
 from tools.exit_codes import ExitCode
 from tools.run_config import write_config
@@ -82,6 +83,79 @@ def test_an_output_that_cannot_be_written_is_told_in_one_sentence(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert all("cannot be a run folder" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--batch-size", "0"), "--batch-size"),
+        (("--batch-size", "-1"), "--batch-size"),
+        (("--workers", "-1"), "--workers"),
+        (("--output", "{}"), "is a folder"),
+        (("--split", "val"), "another version"),
+    ],
+)
+def test_predict_refuses_before_it_detects(
+    options: tuple[str, ...], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "data")
+    write_untrained_run(tmp_path / "run")
+    words = ["predict", str(tmp_path / "run"), "--data-root", str(tmp_path / "data"), "--device", "cpu"]
+    assert main([*words, *(option.format(tmp_path) for option in options)]) == ExitCode.INPUT_REFUSED
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert named in said[0]
+
+
+def test_train_refuses_a_negative_number_of_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny", "--data-root", ".", "--workers", "-1"]) == ExitCode.INPUT_REFUSED
+    assert "workers must not be negative" in capsys.readouterr().err
+
+
+def test_an_output_that_the_disk_refuses_exits_1_with_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "data")
+    write_untrained_run(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    words = ["predict", str(tmp_path / "run"), "--data-root", str(tmp_path / "data"), "--device", "cpu", "--output"]
+    for output in (tmp_path / "file" / "results.json", tmp_path / ("r" * 300), tmp_path / ("r" * 250)):
+        assert main([*words, str(output)]) == ExitCode.FAILED
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1
+        assert str(tmp_path) in said[0]
+
+
+def test_a_trainval_dataroot_has_its_own_default_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, version="v1.0-trainval")  # scene-0061 is in train, scene-0103 in val
+    write_config(tmp_path / "config.json", small_config(1))
+    train = ["train", str(tmp_path / "config.json"), "--data-root", str(data), "--output", str(run)]
+    assert main([*train, "--split", "mini_train"]) == ExitCode.INPUT_REFUSED
+    assert "those of v1.0-trainval are train, val" in capsys.readouterr().err
+    assert main([*train, "--val-split", "val"]) == ExitCode.FINE
+    said = capsys.readouterr().out
+    assert "3 samples of train," in said
+    assert "1 of the 150 scenes of val are here: not the official figure." in said
+    assert (run / "evaluation-val" / "metrics_summary.json").is_file()
+
+
+def test_sigterm_interrupts_every_verb(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools", "simulate", str(tmp_path / "world"), "--jobs", "1", "--keyframes", "40"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = b""
+    while b"simulating" not in said:
+        more = process.stderr.read(1)
+        assert more, said
+        said += more
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert rest.endswith(b"Interrupted.\n")
+    assert b"Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_real_command_refuses_without_a_traceback() -> None:

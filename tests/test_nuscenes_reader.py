@@ -18,6 +18,7 @@ from datasets.images import decode_image
 from datasets.nuscenes.annotations import yaw_of_quaternion
 from datasets.nuscenes.can_bus import VehicleMotion, read_vehicle_motion
 from datasets.nuscenes.reader import NuScenesReader
+from datasets.nuscenes.splits import Purpose, default_split, scenes_of_split, split_in_file_name
 from datasets.reader import LogReader
 from tests.nuscenes_fixture import (
     OBJECTS,
@@ -158,6 +159,67 @@ def test_a_reader_can_be_sent_to_another_process(pristine: Path) -> None:
     frame = reader.frame(LAST)
     sent = pickle.loads(pickle.dumps(reader)).frame(LAST)
     assert torch.equal(sent.lidar_sweeps[LIDAR_CHANNEL][3].points, frame.lidar_sweeps[LIDAR_CHANNEL][3].points)
+
+
+@pytest.mark.parametrize(
+    ("version", "purpose", "split"),
+    [
+        ("v1.0-mini", "train", "mini_train"),
+        ("v1.0-mini", "evaluate", "mini_val"),
+        ("v1.0-mini", "predict", "mini_val"),
+        ("v1.0-trainval", "train", "train"),
+        ("v1.0-trainval", "evaluate", "val"),
+        ("v1.0-test", "predict", "test"),
+    ],
+)
+def test_the_default_split_is_one_of_the_version(version: str, purpose: Purpose, split: str) -> None:
+    assert default_split(version, purpose) == split
+
+
+def test_where_no_split_can_be_meant_one_must_be_named() -> None:
+    unnamed: tuple[tuple[str, Purpose], ...] = (
+        ("v1.0-test", "train"), ("v1.0-test", "evaluate"), ("v1.0-garage", "train"),
+    )  # fmt: skip
+    for version, purpose in unnamed:
+        with pytest.raises(InputRefused, match=version):
+            default_split(version, purpose)
+
+
+def test_official_splits_of_another_version_are_refused() -> None:
+    scenes = ("scene-0061", "scene-0103")  # of mini_train and mini_val, and of train and val
+    assert scenes_of_split("train", scenes, "v1.0-trainval", "here") == ("scene-0061",)
+    assert scenes_of_split("mini_val", scenes, "v1.0-garage", "here") == ("scene-0103",)
+    for split, version, fitting in (
+        ("mini_train", "v1.0-trainval", "train, val,"),
+        ("val", "v1.0-mini", "mini_train, mini_val,"),
+        ("test", "v1.0-mini", "mini_train, mini_val,"),
+        ("val", "v1.0-test", "test,"),
+    ):
+        with pytest.raises(InputRefused, match=f"another version; those of {version} are {fitting}"):
+            scenes_of_split(split, scenes, version, "here")
+
+
+def test_any_split_makes_a_file_name() -> None:
+    assert split_in_file_name("mini_val") == "mini_val"
+    assert split_in_file_name("scene-0061,scene-0103") == "scene-0061-scene-0103"
+    assert "/" not in split_in_file_name("garage/../../etc")
+    many = [",".join(f"scene-{number:04}" for number in range(count)) for count in (300, 301)]
+    names = {split_in_file_name(split) for split in many}
+    assert len(names) == 2
+    assert max(map(len, names)) <= 60
+
+
+def test_channels_that_are_not_asked_for_are_not_read(root: Path) -> None:
+    clean = NuScenesReader(root).frame(LAST)
+    shutil.rmtree(root / "samples" / "CAM_BACK")
+    shutil.rmtree(root / "samples" / "RADAR_FRONT")
+    channels = set(CAMERA_CHANNELS) - {"CAM_BACK"} | {LIDAR_CHANNEL}
+    frame = NuScenesReader(root, channels=channels).frame(LAST)
+    assert (frame.faults, frame.impairments) == ((), ())
+    assert set(frame.images) == set(CAMERA_CHANNELS) - {"CAM_BACK"}
+    assert set(frame.lidar_sweeps) == {LIDAR_CHANNEL}
+    assert frame.radar_sweeps == {}
+    assert torch.equal(frame.global_from_ego, clean.global_from_ego)
 
 
 # Ego motion -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from datasets.faults import InputRefused
 from datasets.frames import LogFrame
 from datasets.fusion_dataset import FusionDataset
 from datasets.reader import LogReader
+from datasets.sample import EGO_MOTION_FIELDS
 from perception.detector import Detector
 from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config, small_detector
@@ -194,6 +195,15 @@ def test_a_step_that_is_not_finite_changes_nothing(data_root: Path) -> None:
     hook.remove()
     assert step(good)
     assert not nothing_has_changed()
+
+
+def test_as_many_ego_states_as_the_config_asks_for(tmp_path: Path) -> None:
+    write_dataset(tmp_path, ("scene-0061",), keyframes=9)
+    sample = replace(small_config(1).sample, ego_states=8)
+    last = open_dataset(tmp_path, None, "all", sample)[8]
+    assert last.ego_motion_valid.tolist() == [True] * 8
+    ages = last.ego_motion[:, EGO_MOTION_FIELDS.index("age")]
+    assert torch.allclose(ages, torch.arange(7, -1, -1) * 0.5)
 
 
 class SecondWithoutAnnotations:

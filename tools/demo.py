@@ -20,6 +20,7 @@ from datasets.synthetic.config import WorldConfig
 from tools.evaluate import EvaluateArguments, measure, metrics_text
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
+from tools.open_dataset import open_reader
 from tools.progress import duration_text
 from tools.replay import ReplayArguments, ReplaySummary, run_replay
 from tools.report import ReportContent, Section, read_training_log, write_report
@@ -139,8 +140,7 @@ def _tokens(world: Path) -> tuple[str, ...]:
 
 def _draw(world: Path, run: Path, output: Path) -> list[Path]:
     config, detector = load_detector(run)
-    sample = config.sample
-    reader = NuScenesReader(world, lidar_sweeps=sample.lidar_sweeps, radar_sweeps=sample.radar_sweeps)
+    reader = open_reader(world, None, config.sample)
     tokens = evenly_spread(reader.frame_tokens(_VAL_SPLIT), _PICTURES)
     return draw_frames(reader, tokens, DetectorView(config, detector, _MIN_SCORE), output, MissingSensors())
 

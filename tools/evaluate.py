@@ -10,11 +10,13 @@ import tyro
 from datasets.faults import InputRefused
 from datasets.nuscenes.evaluation import DetectionMetrics, evaluate_detections
 from datasets.nuscenes.found import FOUND_DISTANCE, FOUND_MIN_POINTS, FOUND_MIN_SCORE
+from datasets.nuscenes.splits import default_split, split_in_file_name
+from datasets.nuscenes.tables import find_version
 from tools.class_metrics import class_metrics, distance_thresholds
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded
 from tools.missing_sensors import MissingSensors
-from tools.predict import PredictArguments, predict_to_file
+from tools.predict import PredictArguments, predict_to_file, refuse_loader_options
 from tools.training.loading import MissingSensorsPolicy
 
 
@@ -28,8 +30,8 @@ class EvaluateArguments:
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
-    split: str = "mini_val"
-    """An official split, all, or scene names."""
+    split: str | None = None
+    """An official split, all, or scene names; otherwise mini_val or val, as the version has it."""
     output: Path | None = None
     """Where metrics_summary.json goes, otherwise evaluation-SPLIT beside the results."""
     batch_size: int = 1
@@ -51,6 +53,8 @@ def evaluate(arguments: EvaluateArguments) -> Path:
     """
     output, metrics, missing = measure(arguments)
     print(metrics_text(metrics))
+    if (note := incomplete_split_text(metrics)) is not None:
+        print(note)
     print(missing.table())
     if arguments.strict and missing.broken_count:
         raise Degraded(missing.strict_text(), output)
@@ -63,27 +67,42 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, Missi
     source, missing = arguments.source, MissingSensors()
     if not source.exists():
         raise InputRefused(f"{source}: there is no such run folder or results file.")
+    refuse_loader_options(arguments.batch_size, arguments.workers)
+    version = find_version(arguments.data_root, arguments.version)
+    split = arguments.split or default_split(version, "evaluate")
     folder = source if source.is_dir() else source.parent
-    output = arguments.output or folder / f"evaluation-{arguments.split.replace(',', '-')}"
+    output = arguments.output or folder / f"evaluation-{split_in_file_name(split)}"
+    if output.exists() and not output.is_dir():
+        raise InputRefused(f"{output} is a file: name a folder with --output.")
     results = source
     if source.is_dir():
         results = output / "results.json"
-        missing = predict_to_file(_prediction(arguments), results)
-    print("scoring with nuscenes-devkit", file=sys.stderr, flush=True)
-    metrics = evaluate_detections(arguments.data_root, arguments.version, results, arguments.split, output)
+        missing = predict_to_file(_prediction(arguments, version, split), results)
+    print(f"scoring the split {split} of {version} with nuscenes-devkit", file=sys.stderr, flush=True)
+    metrics = evaluate_detections(arguments.data_root, version, results, split, output)
     return output, metrics, missing
 
 
-def _prediction(arguments: EvaluateArguments) -> PredictArguments:
+def _prediction(arguments: EvaluateArguments, version: str, split: str) -> PredictArguments:
     return PredictArguments(
         run=arguments.source,
         data_root=arguments.data_root,
-        version=arguments.version,
-        split=arguments.split,
+        version=version,
+        split=split,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         missing_sensors=arguments.missing_sensors,
         device=arguments.device,
+    )
+
+
+def incomplete_split_text(metrics: DetectionMetrics) -> str | None:
+    """One line where only some scenes of an official split were there to be evaluated."""
+    if metrics.official_scene_count is None or metrics.scene_count >= metrics.official_scene_count:
+        return None
+    return (
+        f"{metrics.scene_count} of the {metrics.official_scene_count} scenes of {metrics.split} are here: "
+        "not the official figure."
     )
 
 

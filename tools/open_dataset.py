@@ -1,11 +1,35 @@
 """From --data-root, --version and --split to a data set of samples: the same for every command that reads nuScenes."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from datasets.augment import BevAugmentation
 from datasets.fusion_dataset import FusionDataset
 from datasets.make_sample import SampleConfig
-from datasets.nuscenes.reader import NuScenesReader
+from datasets.nuscenes.reader import CHANNELS, NuScenesReader
+
+_STATE_STEP = 0.5  # seconds between the ego states of a sample
+
+
+def open_reader(
+    data_root: Path, version: str | None, config: SampleConfig | None, *, channels: Collection[str] = CHANNELS
+) -> NuScenesReader:
+    """A reader of frames with all that samples of this config need; with None, of the keyframes' own readings.
+
+    Files of other channels than `channels` are not read. Raises InputRefused for a root or a version that is not
+    there, and for tables that contradict themselves.
+    """
+    if config is None:
+        return NuScenesReader(data_root, version, lidar_sweeps=1, radar_sweeps=1, channels=channels)
+    return NuScenesReader(
+        data_root,
+        version,
+        lidar_sweeps=config.lidar_sweeps,
+        radar_sweeps=config.radar_sweeps,
+        history=(config.ego_states - 1) * _STATE_STEP,
+        history_step=_STATE_STEP,
+        channels=channels,
+    )
 
 
 def open_dataset(
@@ -21,5 +45,5 @@ def open_dataset(
 
     Raises InputRefused for a root, a version or a split that is not there, and for tables that contradict themselves.
     """
-    reader = NuScenesReader(data_root, version, lidar_sweeps=config.lidar_sweeps, radar_sweeps=config.radar_sweeps)
+    reader = open_reader(data_root, version, config, channels=config.channels)
     return FusionDataset(reader, reader.frame_tokens(split), config, augmentation=augmentation, seed=seed)

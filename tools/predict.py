@@ -1,7 +1,9 @@
 """Run a trained detector over a split and write its detections as a nuScenes results file."""
 
+import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +12,11 @@ import tyro
 from calibration.transforms import Transform
 from datasets.batch import MODALITIES, Modality
 from datasets.boxes import Boxes3D
+from datasets.faults import InputRefused
 from datasets.fusion_dataset import FusionDataset
 from datasets.nuscenes.results import write_results
+from datasets.nuscenes.splits import default_split, split_in_file_name
+from datasets.nuscenes.tables import find_version
 from perception.detector import Detector, DetectorConfig
 from tools.detection import in_global
 from tools.devices import DeviceChoice, choose_device, limit_threads
@@ -20,7 +25,7 @@ from tools.missing_sensors import MissingSensors
 from tools.open_dataset import open_dataset
 from tools.progress import progress
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches
-from tools.training.run_folder import load_detector
+from tools.training.run_folder import load_detector, refuse_no_run
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ class PredictArguments:
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
-    split: str = "mini_val"
-    """An official split, all, or scene names."""
+    split: str | None = None
+    """An official split, all, or scene names; otherwise mini_val, val or test, as the version has it."""
     output: Path | None = None
     """Otherwise RUN/results-SPLIT.json."""
     batch_size: int = 1
@@ -55,8 +60,11 @@ def predict(arguments: PredictArguments) -> Path:
     Raises InputRefused for bad input, and with `strict` Degraded where sensors were missing.
     """
     limit_threads(arguments.threads)
-    output = arguments.output or arguments.run / f"results-{arguments.split.replace(',', '-')}.json"
-    missing = predict_to_file(arguments, output)
+    refuse_no_run(arguments.run)
+    version = find_version(arguments.data_root, arguments.version)
+    split = arguments.split or default_split(version, "predict")
+    output = arguments.output or arguments.run / f"results-{split_in_file_name(split)}.json"
+    missing = predict_to_file(replace(arguments, version=version, split=split), output)
     print(missing.table())
     if arguments.strict and missing.broken_count:
         raise Degraded(missing.strict_text(), output)
@@ -64,9 +72,16 @@ def predict(arguments: PredictArguments) -> Path:
 
 
 def predict_to_file(arguments: PredictArguments, output: Path) -> MissingSensors:
-    """As `predict`, without a word; returns which sensors were missing."""
+    """As `predict`, into this file; returns which sensors were missing."""
+    refuse_loader_options(arguments.batch_size, arguments.workers)
+    if output.is_dir():
+        raise InputRefused(f"{output} is a folder: name a file for the results with --output.")
     config, detector = load_detector(arguments.run, choose_device(arguments.device))
-    dataset = open_dataset(arguments.data_root, arguments.version, arguments.split, config.sample)
+    version = find_version(arguments.data_root, arguments.version)
+    split = arguments.split or default_split(version, "predict")
+    dataset = open_dataset(arguments.data_root, version, split, config.sample)
+    refuse_unwritable(output)
+    print(f"{len(dataset)} samples of the split {split} of {version}", file=sys.stderr, flush=True)
     missing = MissingSensors()
     boxes_global: dict[str, Boxes3D] = {}
     batches = -(-len(dataset) // arguments.batch_size)
@@ -75,9 +90,25 @@ def predict_to_file(arguments: PredictArguments, output: Path) -> MissingSensors
         for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
             missing.add(token, faults, impairments)
         boxes_global |= detect_global(detector, loaded)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_results(output, boxes_global, modalities_of(config.detector))
     return missing
+
+
+def refuse_unwritable(output: Path) -> None:
+    """Make the file's folder and try whether a file can be written there: now, not after hours of work.
+
+    Raises OSError where it cannot.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.NamedTemporaryFile(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp").close()
+
+
+def refuse_loader_options(batch_size: int, workers: int) -> None:
+    """Raise InputRefused for a batch without samples or a negative number of loader processes."""
+    if batch_size < 1:
+        raise InputRefused(f"--batch-size must be at least 1, not {batch_size}.")
+    if workers < 0:
+        raise InputRefused(f"--workers must be 0 (no loader processes) or more, not {workers}.")
 
 
 def batches_in_order(

@@ -1,7 +1,7 @@
 """The whole configuration of a run in one frozen dataclass, and its JSON file."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,11 +18,24 @@ _LARGEST_FILE = 1_000_000  # bytes; a config has a few kilobytes
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a sample is made of, the network, and how it is trained."""
+    """What a sample is made of, the network, and how it is trained.
+
+    Channels of sensors that the detector has no branch for are taken out of `sample`: they need not be read.
+    """
 
     sample: SampleConfig
     detector: DetectorConfig
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        sample, detector = self.sample, self.detector
+        used = replace(
+            sample,
+            camera_channels=sample.camera_channels if detector.camera is not None else (),
+            lidar_channel=sample.lidar_channel if detector.lidar is not None else None,
+            radar_channels=sample.radar_channels if detector.radar is not None else (),
+        )
+        object.__setattr__(self, "sample", used)
 
 
 def config_to_json(config: RunConfig) -> str:

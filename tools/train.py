@@ -12,9 +12,12 @@ import tyro
 from tqdm import tqdm
 
 from datasets.faults import InputRefused
+from datasets.fusion_dataset import FusionDataset
+from datasets.nuscenes.evaluation import check_ground_truth
+from datasets.nuscenes.splits import default_split
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
-from tools.open_dataset import open_dataset
+from tools.open_dataset import open_reader
 from tools.presets import PRESETS, preset
 from tools.progress import duration_text
 from tools.run_config import RunConfig, read_config
@@ -34,8 +37,8 @@ class TrainArguments:
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
-    split: str = "mini_train"
-    """An official split, all, or scene names."""
+    split: str | None = None
+    """An official split, all, or scene names; otherwise mini_train or train, as the version has it."""
     val_split: str | None = None
     """Evaluate on this split at the end."""
     output: Path | None = None
@@ -82,9 +85,9 @@ def train(arguments: TrainArguments) -> Path:
                 data_root=arguments.data_root,
                 version=arguments.version,
                 split=arguments.val_split,
-                output=run.path / f"evaluation-{arguments.val_split}",
                 missing_sensors=arguments.missing_sensors,
                 device=arguments.device,
+                threads=arguments.threads,
             )
         )
     if arguments.strict and summary.missing.broken_count:
@@ -127,14 +130,13 @@ def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
 
 def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
     settings = config.training
-    dataset = open_dataset(
-        arguments.data_root,
-        arguments.version,
-        arguments.split,
-        config.sample,
-        augmentation=settings.augmentation,
-        seed=settings.seed,
+    reader = open_reader(arguments.data_root, arguments.version, config.sample, channels=config.sample.channels)
+    split = arguments.split or default_split(reader.version, "train")
+    dataset = FusionDataset(
+        reader, reader.frame_tokens(split), config.sample, augmentation=settings.augmentation, seed=settings.seed
     )
+    if arguments.val_split is not None:  # now, not after hours of training
+        check_ground_truth(reader.tables, reader.version, arguments.val_split, reader.root / reader.version)
     if not processes.first:
         loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
         return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)
@@ -149,7 +151,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
             loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
             parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
             log(
-                f"{len(dataset)} samples of {arguments.split}, {parameters / 1e6:.1f} M parameters, device "
+                f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
                 f"{processes.device}, from step {loop.state.step}"
             )
             summary = loop.run(missing_sensors=arguments.missing_sensors, log=log)

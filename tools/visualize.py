@@ -15,6 +15,7 @@ from datasets.batch import MODALITIES
 from datasets.boxes import Boxes3D
 from datasets.faults import InputRefused
 from datasets.frames import LogFrame
+from datasets.make_sample import SampleConfig
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import read_results
 from datasets.reader import LogReader
@@ -24,6 +25,7 @@ from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.drawing.canvas import png_bytes
 from tools.drawing.sheet import FusedView, draw_sheet
 from tools.missing_sensors import MissingSensors
+from tools.open_dataset import open_reader
 from tools.progress import progress
 from tools.run_config import RunConfig
 from tools.training.run_folder import load_detector
@@ -61,16 +63,14 @@ def visualize(arguments: VisualizeArguments) -> Path:
     """
     limit_threads(arguments.threads)
     view: DetectionSource = NoDetections()
-    lidar_sweeps = radar_sweeps = 1
+    sample_config: SampleConfig | None = None
     if arguments.source is not None and arguments.source.is_dir():
         config, detector = load_detector(arguments.source, choose_device(arguments.device))
-        lidar_sweeps, radar_sweeps = config.sample.lidar_sweeps, config.sample.radar_sweeps
+        sample_config = config.sample
         view = DetectorView(config, detector, arguments.min_score)
     elif arguments.source is not None:
         view = ResultsView(read_results(arguments.source), arguments.min_score, str(arguments.source))
-    reader = NuScenesReader(
-        arguments.data_root, arguments.version, lidar_sweeps=lidar_sweeps, radar_sweeps=radar_sweeps
-    )
+    reader = open_reader(arguments.data_root, arguments.version, sample_config)
     missing = MissingSensors()
     draw_frames(reader, _chosen_tokens(reader, arguments), view, arguments.output, missing)
     print(missing.table())

@@ -19,7 +19,7 @@ from datasets.classes import ATTRIBUTES, CLASS_OF_CATEGORY, DETECTION_CLASSES, L
 from datasets.faults import InputRefused
 from datasets.nuscenes.found import Found, count_found
 from datasets.nuscenes.results import read_results
-from datasets.nuscenes.splits import OFFICIAL_SPLITS, scenes_of_split
+from datasets.nuscenes.splits import OFFICIAL_SPLITS, official_scenes, official_splits_of, scenes_of_split
 from datasets.nuscenes.tables import Row, Tables, category_of, channel_of, find_version, load_tables
 from datasets.nuscenes.values import refuse_value
 
@@ -40,6 +40,8 @@ class DetectionMetrics:
 
     As in the official score a class without ground truth counts with AP 0 and errors 1; `ground_truth` holds the
     number of boxes that were evaluated, by class, and `mean_ap_present` averages only the classes that have some.
+    `scene_count`: scenes that were evaluated; `official_scene_count`: those of an official split, present or not, and
+    None for other splits.
     `average_precision`: class -> distance threshold (m) -> AP. `class_errors`: class -> trans_err, scale_err,
     orient_err, vel_err, attr_err.
     """
@@ -51,6 +53,9 @@ class DetectionMetrics:
     orientation_error: float
     velocity_error: float
     attribute_error: float
+    split: str
+    scene_count: int
+    official_scene_count: int | None
     average_precision: Mapping[str, Mapping[float, float]]
     class_errors: Mapping[str, Mapping[str, float]]
     ground_truth: Mapping[str, int]
@@ -75,7 +80,7 @@ def evaluate_detections(
     """
     version = find_version(root, version)
     tables = load_tables(root, version)
-    scenes, tokens = _check_ground_truth(tables, split, root / version)
+    scenes, tokens = check_ground_truth(tables, version, split, root / version)
     boxes = read_results(results_path)
     _check_samples(results_path, split, set(boxes), tokens)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -90,13 +95,13 @@ def evaluate_detections(
             results_path = staged / "results.json"
             results_path.write_bytes(content)
         summary, ground_truth, found = _run_devkit(staged, version, results_path, split, output_dir)
-    return _metrics(summary, ground_truth, found)
+    return _metrics(summary, split, len(scenes), ground_truth, found)
 
 
-def _check_ground_truth(tables: Tables, split: str, where: Path) -> tuple[tuple[str, ...], set[str]]:
-    """The split's scenes and its sample tokens. Refuse what the devkit could not evaluate."""
+def check_ground_truth(tables: Tables, version: str, split: str, where: Path) -> tuple[tuple[str, ...], set[str]]:
+    """The split's scenes and its sample tokens. Raises InputRefused for what the devkit could not evaluate."""
     scene_of = {token: tables["scene"][row["scene_token"]]["name"] for token, row in tables["sample"].items()}
-    scenes = scenes_of_split(split, sorted(set(scene_of.values())), where=str(where))
+    scenes = scenes_of_split(split, sorted(set(scene_of.values())), version, where=str(where))
     tokens = {token for token, scene in scene_of.items() if scene in scenes}
     annotated = [row for row in tables["sample_annotation"].values() if row["sample_token"] in tokens]
     scored = [row for row in annotated if category_of(tables, row) in CLASS_OF_CATEGORY]
@@ -185,13 +190,11 @@ def _run_devkit(
     from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    suffixes = {"test": "test", "mini_train": "mini", "mini_val": "mini"}
-    official = split in OFFICIAL_SPLITS and version.endswith(suffixes.get(split, "trainval"))
     evaluation = DetectionEval(
         NuScenes(version=version, dataroot=str(root), verbose=False),
         config=config_factory(_CONFIG),
         result_path=str(results_path),
-        eval_set=split if official else _OWN_SPLIT,
+        eval_set=split if split in official_splits_of(version) else _OWN_SPLIT,
         output_dir=str(output_dir),
         verbose=False,
     )
@@ -203,7 +206,9 @@ def _run_devkit(
     return summary, {name: names.count(name) for name in DETECTION_CLASSES}, found
 
 
-def _metrics(summary: dict[str, Any], ground_truth: dict[str, int], found: Found) -> DetectionMetrics:
+def _metrics(
+    summary: dict[str, Any], split: str, scene_count: int, ground_truth: dict[str, int], found: Found
+) -> DetectionMetrics:
     errors = summary["tp_errors"]
     return DetectionMetrics(
         mean_ap=float(summary["mean_ap"]),
@@ -213,6 +218,9 @@ def _metrics(summary: dict[str, Any], ground_truth: dict[str, int], found: Found
         orientation_error=float(errors["orient_err"]),
         velocity_error=float(errors["vel_err"]),
         attribute_error=float(errors["attr_err"]),
+        split=split,
+        scene_count=scene_count,
+        official_scene_count=len(official_scenes(split)) if split in OFFICIAL_SPLITS else None,
         average_precision={
             name: {float(threshold): float(ap) for threshold, ap in by_threshold.items()}
             for name, by_threshold in summary["label_aps"].items()

@@ -1,7 +1,7 @@
 """From a nuScenes v1.0 dataroot to LogFrames."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from datasets.nuscenes.splits import scenes_of_split
 from datasets.nuscenes.tables import Row, Tables, channel_of, find_version, load_tables
 
 _SweepReader = Callable[[Path, str], SweepFile]
+CHANNELS = (*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS)
 _SceneContext = tuple[PoseTrack, VehicleMotion | None, GpsTrack | None]
 _SCENES_KEPT = 8
 
@@ -30,7 +31,8 @@ class NuScenesReader:
     """Frames of a nuScenes v1.0 dataroot: mini, trainval, test, or one with only some sensors, scenes or files.
 
     `lidar_sweeps` and `radar_sweeps` count the keyframe's own; earlier ones come from the same scene only.
-    `history` and `history_step` (seconds) space the ego states before the frame.
+    `history` and `history_step` (seconds) space the ego states before the frame. Files of other channels than
+    `channels` are not opened, and such a channel is never a fault.
     Raises InputRefused where the tables are not usable (datasets.nuscenes.tables).
     """
 
@@ -43,6 +45,7 @@ class NuScenesReader:
         radar_sweeps: int = 6,
         history: float = 2.0,
         history_step: float = 0.5,
+        channels: Collection[str] = CHANNELS,
     ) -> None:
         if lidar_sweeps < 1 or radar_sweeps < 1 or history < 0 or history_step <= 0:
             raise ValueError("lidar_sweeps and radar_sweeps must be >= 1, history >= 0 and history_step > 0")
@@ -50,6 +53,7 @@ class NuScenesReader:
         self.version = find_version(root, version)
         self._lidar_sweeps, self._radar_sweeps = lidar_sweeps, radar_sweeps
         self._history, self._history_step = history, history_step
+        self._channels = tuple(channel for channel in CHANNELS if channel in channels)
         self._tables: Tables = load_tables(root, self.version)
         self._keyframes = _keyframes_by_channel(self._tables)
         self._annotation_rows = _annotations_by_sample(self._tables)
@@ -74,7 +78,7 @@ class NuScenesReader:
         `split`: an official nuScenes split (of which the scenes that are present are taken), "all", or scene names
         separated by commas. Raises InputRefused for an unknown name or where nothing of the split is present.
         """
-        scenes = scenes_of_split(split, self.scene_names, where=f"{self.root / self.version}")
+        scenes = scenes_of_split(split, self.scene_names, self.version, where=f"{self.root / self.version}")
         return tuple(token for scene in scenes for token in self._samples_of_scene[scene])
 
     def frame(self, token: str) -> LogFrame:
@@ -84,10 +88,11 @@ class NuScenesReader:
         """
         sample = self._tables["sample"][token]
         scene_name = self._tables["scene"][sample["scene_token"]]["name"]
-        rows = self._keyframes[token]
+        recorded = self._keyframes[token]
+        rows = {channel: recorded[channel] for channel in self._channels if channel in recorded}
         faults: list[SensorFault] = []
         impairments: list[SensorFault] = []
-        for channel in (*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS):
+        for channel in self._channels:
             if channel not in rows:
                 detail = f"sample_data.json has no keyframe of {channel} for sample {token}"
                 faults.append(SensorFault(channel, FaultReason.NOT_RECORDED, detail))
@@ -105,7 +110,7 @@ class NuScenesReader:
             scene_name=scene_name,
             timestamp_us=sample["timestamp"],
             global_from_ego=global_from_ego,
-            rig=self._rig(rows),
+            rig=self._rig(recorded),
             ego_states=self._ego_states(scene_name, sample["timestamp"], global_from_ego),
             images=images,
             lidar_sweeps=lidar,

@@ -64,7 +64,7 @@ def _is_intrinsic(value: Any) -> bool:
         return True
     if type(value) is not list or len(value) != 3 or not all(map(is_vector, value)):
         return False
-    return value[0][0] > 0 < value[1][1] and value[1][0] == 0 and value[2] == [0, 0, 1]
+    return bool(value[0][0] > 0 < value[1][1] and value[1][0] == 0 and value[2] == [0, 0, 1])
 
 
 def _is_attribute_list(value: Any) -> bool:

@@ -76,8 +76,7 @@ def load_detector(run: Path, device: torch.device | None = None) -> tuple[RunCon
     that is no run, and for weights that do not fit its config.
     """
     folder = RunFolder(run)
-    if not folder.config.is_file():
-        raise InputRefused(f"{run} is no run folder: it has no config.json (bevel train writes one).")
+    refuse_no_run(run)
     config = read_config(folder.config)
     if folder.weights.is_file():
         weights = folder.weights
@@ -90,6 +89,12 @@ def load_detector(run: Path, device: torch.device | None = None) -> tuple[RunCon
     detector = Detector(_without_pretrained_weights(config.detector))
     load_weights(detector, weights)
     return config, detector.to(device or torch.device("cpu")).eval()
+
+
+def refuse_no_run(run: Path) -> None:
+    """Raise InputRefused for a folder that is no run."""
+    if not RunFolder(run).config.is_file():
+        raise InputRefused(f"{run} is no run folder: it has no config.json (bevel train writes one).")
 
 
 def _without_pretrained_weights(config: DetectorConfig) -> DetectorConfig:
