@@ -29,3 +29,23 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synthetic") / "small_world"
     simulate(root, SMALL_WORLD)
     return root
+
+
+@pytest.fixture(scope="session")
+def nuscenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset that tests/nuscenes_fixture.py writes unless told otherwise; only read it."""
+    from tests.nuscenes_fixture import write_dataset
+
+    root = tmp_path_factory.mktemp("nuscenes")
+    write_dataset(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def untrained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a small detector that was not trained; only read it."""
+    from tests.untrained_run import write_untrained_run
+
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    write_untrained_run(folder)
+    return folder

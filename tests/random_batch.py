@@ -8,17 +8,6 @@ from datasets.batch import Batch, collate
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES_OF_CLASS
 from datasets.sample import Sample
-from perception.backbone import BackboneConfig
-from perception.bev_neck import BevNeckConfig
-from perception.camera_branch import CameraConfig
-from perception.center_head import CenterHeadConfig
-from perception.detector import DetectorConfig
-from perception.fusion.transformer import FusionTransformerConfig
-from perception.grid import BevGrid
-from perception.lidar_branch import LidarConfig, PillarEncoderConfig
-from perception.pose_encoder import PoseConfig
-from perception.radar_branch import RadarConfig
-from perception.view_transform import LiftSplatConfig
 
 
 def random_batch(
@@ -108,24 +97,3 @@ def _camera_pose(yaw: float) -> torch.Tensor:
     pose[:3, :3] = torch.stack([right, torch.tensor([0.0, 0.0, -1.0]), forward], dim=1)
     pose[:3, 3] = torch.tensor([0.0, 0.0, 1.5])
     return pose
-
-
-def small_config() -> DetectorConfig:
-    """A detector with every part of the real ones, as small as it works: fast enough for many runs in a test."""
-    return DetectorConfig(
-        grid=BevGrid((-25.6, 25.6), (-25.6, 25.6), 1.6),
-        channels=16,
-        camera=CameraConfig(
-            backbone=BackboneConfig(
-                layer="basic", embedding=8, widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), stride=8, channels=16
-            ),
-            lift_splat=LiftSplatConfig(depth_range=(1.0, 31.0), depth_bins=10),
-            width=8,
-            neck=BevNeckConfig((16,), (1,)),
-        ),
-        lidar=LidarConfig(PillarEncoderConfig((8, 16), (1, 1)), BevNeckConfig((16,), (1,))),
-        radar=RadarConfig(width=8, blocks=1, neck=BevNeckConfig((16,), (1,))),
-        pose=PoseConfig(width=8),
-        fusion=FusionTransformerConfig(layers=2, width=16, heads=2, window=4),
-        head=CenterHeadConfig(channels=16, hidden=16),
-    )

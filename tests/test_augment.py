@@ -10,12 +10,12 @@ from calibration.cameras import project
 from calibration.transforms import from_yaw, invert
 from datasets.augment import BevAugmentation, augment
 from datasets.sample import Sample
-from tests.test_boxes import random_boxes
+from tests.random_batch import random_boxes
 
 
 def sample(seed: int = 0) -> Sample:
     generator = torch.Generator().manual_seed(seed)
-    boxes = random_boxes(6, seed, torch.float32)
+    boxes = random_boxes(6, generator)
     corners = boxes.corners().reshape(-1, 3)
     # A camera that looks along ego x: cam z is ego x, cam x is ego -y, cam y is ego -z.
     ego_from_cam = torch.tensor([[0.0, 0, 1, 1.5], [-1, 0, 0, 0], [0, -1, 0, 1.6], [0, 0, 0, 1]])

@@ -8,23 +8,11 @@ from pyquaternion import Quaternion
 
 from calibration.transforms import from_quaternion, invert
 from datasets.boxes import Boxes3D
+from tests.random_batch import random_boxes
 
 
-def random_boxes(count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Boxes3D:
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=generator, dtype=dtype)
-
-    return Boxes3D(
-        centers=uniform(-40.0, 40.0, count, 3),
-        sizes_wlh=uniform(0.3, 12.0, count, 3),
-        yaws=uniform(-math.pi, math.pi, count),
-        velocities=uniform(-10.0, 10.0, count, 2),
-        labels=torch.randint(0, 10, (count,), generator=generator),
-        scores=uniform(0.0, 1.0, count),
-        attributes=torch.randint(-1, 8, (count,), generator=generator),
-    )
+def boxes_in_double(count: int, seed: int = 0) -> Boxes3D:
+    return random_boxes(count, torch.Generator().manual_seed(seed), reach=40.0).to(torch.float64)
 
 
 def devkit_boxes(boxes: Boxes3D) -> list[Box]:
@@ -40,13 +28,13 @@ def devkit_boxes(boxes: Boxes3D) -> list[Box]:
 
 
 def test_corners_equal_the_devkits() -> None:
-    boxes = random_boxes(30)
+    boxes = boxes_in_double(30)
     for corners, reference in zip(boxes.corners(), devkit_boxes(boxes), strict=True):
         np.testing.assert_allclose(corners.numpy(), reference.corners().T, atol=1e-12)
 
 
 def test_points_inside_equal_the_devkits() -> None:
-    boxes = random_boxes(20, seed=1)
+    boxes = boxes_in_double(20, seed=1)
     points = torch.rand(3000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 80 - 40
     inside = boxes.points_inside(points)
     assert inside.any()
@@ -55,7 +43,7 @@ def test_points_inside_equal_the_devkits() -> None:
 
 
 def test_a_level_transform_equals_the_devkits_and_comes_back() -> None:
-    boxes = random_boxes(25, seed=3)
+    boxes = boxes_in_double(25, seed=3)
     rotation, translation = Quaternion(axis=[0, 0, 1], angle=2.2), (300.0, -120.0, 1.0)
     a_from_b = from_quaternion(list(rotation), translation)
     moved = boxes.transformed(a_from_b)
@@ -77,11 +65,11 @@ def test_empty_sets_go_through_everything() -> None:
     assert empty.corners().shape == (0, 8, 3)
     assert empty.points_inside(torch.zeros(4, 3)).shape == (0, 4)
     assert len(empty.transformed(torch.eye(4, dtype=torch.float64))) == 0
-    assert random_boxes(3).points_inside(torch.zeros(0, 3)).shape == (3, 0)
+    assert boxes_in_double(3).points_inside(torch.zeros(0, 3)).shape == (3, 0)
 
 
 def test_an_unknown_velocity_stays_unknown() -> None:
-    boxes = random_boxes(2)
+    boxes = boxes_in_double(2)
     boxes.velocities[1] = math.nan
     moved = boxes.transformed(from_quaternion([1.0, 0.0, 0.0, 0.0], (1.0, 2.0, 3.0)))
     assert moved.velocities[1].isnan().all()

@@ -17,14 +17,7 @@ from datasets.faults import InputRefused
 from datasets.nuscenes.evaluation import DetectionMetrics, evaluate_detections
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import read_results, write_results
-from tests.nuscenes_fixture import read_table, write_dataset, write_table
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("results")
-    write_dataset(root)
-    return root
+from tests.nuscenes_fixture import read_table, write_table
 
 
 def some_boxes(count: int = 12) -> Boxes3D:
@@ -187,10 +180,10 @@ def test_what_is_no_results_file(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["mini_train", "mini_val", "all", "scene-0103,scene-0061", "scene-0103"])
-def test_annotations_written_as_detections_score_perfectly(pristine: Path, tmp_path: Path, split: str) -> None:
-    reader = NuScenesReader(pristine)
+def test_annotations_written_as_detections_score_perfectly(nuscenes_root: Path, tmp_path: Path, split: str) -> None:
+    reader = NuScenesReader(nuscenes_root)
     tokens = reader.frame_tokens(split)
-    metrics = score(pristine, annotations_as_detections(reader, tokens), split, tmp_path)
+    metrics = score(nuscenes_root, annotations_as_detections(reader, tokens), split, tmp_path)
     assert metrics.ground_truth == dict.fromkeys(DETECTION_CLASSES, len(tokens))
     assert metrics.mean_ap == pytest.approx(1.0, abs=1e-12)
     assert metrics.mean_ap_present == pytest.approx(1.0, abs=1e-12)
@@ -211,13 +204,13 @@ def test_annotations_written_as_detections_score_perfectly(pristine: Path, tmp_p
     assert summary["mean_ap"] == metrics.mean_ap
 
 
-def test_it_is_the_number_that_the_devkit_gives(pristine: Path, tmp_path: Path) -> None:
+def test_it_is_the_number_that_the_devkit_gives(nuscenes_root: Path, tmp_path: Path) -> None:
     """The same file through the devkit as its own documentation has it, on the dataset itself."""
     from nuscenes import NuScenes
     from nuscenes.eval.common.config import config_factory
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    reader = NuScenesReader(pristine)
+    reader = NuScenesReader(nuscenes_root)
     boxes = annotations_as_detections(reader, reader.frame_tokens("mini_val"))
     generator = torch.Generator().manual_seed(3)
     worse = {}
@@ -226,9 +219,9 @@ def test_it_is_the_number_that_the_devkit_gives(pristine: Path, tmp_path: Path) 
         shift = torch.randn(len(kept), 3, generator=generator, dtype=torch.float64)
         scores = torch.rand(len(kept), generator=generator, dtype=torch.float64)
         worse[token] = replace(kept, centers=kept.centers + shift, yaws=kept.yaws + shift[:, 0], scores=scores)
-    ours = score(pristine, worse, "mini_val", tmp_path)
+    ours = score(nuscenes_root, worse, "mini_val", tmp_path)
     evaluation = DetectionEval(
-        NuScenes(version="v1.0-mini", dataroot=str(pristine), verbose=False),
+        NuScenes(version="v1.0-mini", dataroot=str(nuscenes_root), verbose=False),
         config_factory("detection_cvpr_2019"),
         str(tmp_path / "results.json"),
         "mini_val",
@@ -244,15 +237,15 @@ def test_it_is_the_number_that_the_devkit_gives(pristine: Path, tmp_path: Path) 
         assert ours.average_precision[name] == {t: reference.get_label_ap(name, t) for t in (0.5, 1.0, 2.0, 4.0)}
 
 
-def test_no_detections_at_all(pristine: Path, tmp_path: Path) -> None:
-    tokens = NuScenesReader(pristine).frame_tokens("mini_val")
-    metrics = score(pristine, {token: Boxes3D.empty() for token in tokens}, "mini_val", tmp_path)
+def test_no_detections_at_all(nuscenes_root: Path, tmp_path: Path) -> None:
+    tokens = NuScenesReader(nuscenes_root).frame_tokens("mini_val")
+    metrics = score(nuscenes_root, {token: Boxes3D.empty() for token in tokens}, "mini_val", tmp_path)
     assert (metrics.mean_ap, metrics.nds, metrics.translation_error) == (0.0, 0.0, 1.0)
     assert sum(metrics.ground_truth.values()) == 30
 
 
-def test_it_is_quiet_and_needs_no_maps(pristine: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    root = shutil.copytree(pristine, tmp_path / "data")
+def test_it_is_quiet_and_needs_no_maps(nuscenes_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = shutil.copytree(nuscenes_root, tmp_path / "data")
     shutil.rmtree(root / "maps")
     for table in ("map", "log", "visibility"):
         (root / "v1.0-mini" / f"{table}.json").unlink()
@@ -264,48 +257,48 @@ def test_it_is_quiet_and_needs_no_maps(pristine: Path, tmp_path: Path, capfd: py
     assert capfd.readouterr() == ("", "")
 
 
-def test_results_of_other_samples_are_refused(pristine: Path, tmp_path: Path) -> None:
-    reader = NuScenesReader(pristine)
+def test_results_of_other_samples_are_refused(nuscenes_root: Path, tmp_path: Path) -> None:
+    reader = NuScenesReader(nuscenes_root)
     boxes = annotations_as_detections(reader, reader.frame_tokens("mini_train"))
     with pytest.raises(InputRefused, match=r"'mini_val': it has 3 samples, the results have 3, of which 3 are not"):
-        score(pristine, boxes, "mini_val", tmp_path)
+        score(nuscenes_root, boxes, "mini_val", tmp_path)
     with pytest.raises(InputRefused, match=r"it has 6 samples.* 3 samples of the split are missing"):
-        score(pristine, boxes, "all", tmp_path)
+        score(nuscenes_root, boxes, "all", tmp_path)
 
 
-def test_without_annotations_there_is_nothing_to_evaluate(pristine: Path, tmp_path: Path) -> None:
-    shutil.copytree(pristine / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
-    boxes = {token: some_boxes() for token in NuScenesReader(pristine).frame_tokens("mini_val")}
-    rows = [row for row in read_table(pristine, "sample_annotation") if row["token"].startswith("scene-0061")]
+def test_without_annotations_there_is_nothing_to_evaluate(nuscenes_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(nuscenes_root / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
+    boxes = {token: some_boxes() for token in NuScenesReader(nuscenes_root).frame_tokens("mini_val")}
+    rows = [row for row in read_table(nuscenes_root, "sample_annotation") if row["token"].startswith("scene-0061")]
     for kept in (rows, []):
         write_table(tmp_path / "data", "sample_annotation", kept)
         with pytest.raises(InputRefused, match=r"sample_annotation\.json: the split 'mini_val' has no annotations"):
             score(tmp_path / "data", boxes, "mini_val", tmp_path)
 
 
-def test_an_attribute_that_the_metric_does_not_know_is_refused(pristine: Path, tmp_path: Path) -> None:
-    shutil.copytree(pristine / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
-    rows = read_table(pristine, "attribute")
+def test_an_attribute_that_the_metric_does_not_know_is_refused(nuscenes_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(nuscenes_root / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
+    rows = read_table(nuscenes_root, "attribute")
     next(row for row in rows if row["name"] == "vehicle.moving")["name"] = "vehicle.flying"
     write_table(tmp_path / "data", "attribute", rows)
-    boxes = {token: some_boxes() for token in NuScenesReader(pristine).frame_tokens("mini_val")}
+    boxes = {token: some_boxes() for token in NuScenesReader(nuscenes_root).frame_tokens("mini_val")}
     with pytest.raises(InputRefused, match=r"attribute\.json: .*field name: expected one of .*'vehicle\.flying'"):
         score(tmp_path / "data", boxes, "mini_val", tmp_path)
 
 
-def test_a_results_file_that_begins_with_a_byte_order_mark(pristine: Path, tmp_path: Path) -> None:
-    reader = NuScenesReader(pristine)
+def test_a_results_file_that_begins_with_a_byte_order_mark(nuscenes_root: Path, tmp_path: Path) -> None:
+    reader = NuScenesReader(nuscenes_root)
     path = tmp_path / "results.json"
     write_results(path, annotations_as_detections(reader, reader.frame_tokens("mini_val")), ("lidar",))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert evaluate_detections(pristine, None, path, "mini_val", tmp_path / "scores").mean_ap == pytest.approx(1.0)
+    assert evaluate_detections(nuscenes_root, None, path, "mini_val", tmp_path / "scores").mean_ap == pytest.approx(1.0)
 
 
-def test_without_lidar_keyframes_the_metric_has_no_ego_pose(pristine: Path, tmp_path: Path) -> None:
-    shutil.copytree(pristine / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
-    rows = [row for row in read_table(pristine, "sample_data") if "LIDAR_TOP" not in row["token"]]
+def test_without_lidar_keyframes_the_metric_has_no_ego_pose(nuscenes_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(nuscenes_root / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
+    rows = [row for row in read_table(nuscenes_root, "sample_data") if "LIDAR_TOP" not in row["token"]]
     write_table(tmp_path / "data", "sample_data", rows)
-    boxes = {token: some_boxes() for token in NuScenesReader(pristine).frame_tokens("mini_val")}
+    boxes = {token: some_boxes() for token in NuScenesReader(nuscenes_root).frame_tokens("mini_val")}
     with pytest.raises(InputRefused, match=r"sample_data\.json: sample .* has no keyframe of LIDAR_TOP"):
         score(tmp_path / "data", boxes, "mini_val", tmp_path)
 

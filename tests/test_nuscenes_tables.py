@@ -11,23 +11,16 @@ import pytest
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.tables import find_version, load_tables
-from tests.nuscenes_fixture import read_table, write_dataset, write_table
+from tests.nuscenes_fixture import read_table, write_table
 
 VERSION = "v1.0-mini"
 Row = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("tables")
-    write_dataset(root)
-    return root
-
-
 @pytest.fixture
-def root(pristine: Path, tmp_path: Path) -> Path:
+def root(nuscenes_root: Path, tmp_path: Path) -> Path:
     """A copy of the tables that a test may break."""
-    shutil.copytree(pristine / VERSION, tmp_path / VERSION)
+    shutil.copytree(nuscenes_root / VERSION, tmp_path / VERSION)
     return tmp_path
 
 

@@ -22,7 +22,6 @@ from datasets.make_sample import make_sample
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.recording import messages_of_scene
 from tests.nuscenes_fixture import read_table, write_dataset
-from tests.untrained_run import write_untrained_run
 from tools.exit_codes import Interrupted
 from tools.foxglove_log.messages import location_fix
 from tools.foxglove_log.writer import McapLog
@@ -40,17 +39,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    write_untrained_run(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def log(root: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int, Any]]:
+def log(root: Path, untrained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int, Any]]:
     """(topic, log time in ns, message) of the whole file, in the order of the file."""
     output = tmp_path_factory.mktemp("replay")
-    return read_log(replay(ReplayArguments(SCENE, root, run, min_score=0.0, output=output)))
+    return read_log(replay(ReplayArguments(SCENE, root, untrained_run, min_score=0.0, output=output)))
 
 
 def read_log(path: Path) -> list[tuple[str, int, Any]]:
@@ -130,8 +122,10 @@ def rotation(q: Any) -> np.ndarray:
     )
 
 
-def test_detections_equal_those_of_the_detector(root: Path, run: Path, log: list[tuple[str, int, Any]]) -> None:
-    config, detector = load_detector(run)
+def test_detections_equal_those_of_the_detector(
+    root: Path, untrained_run: Path, log: list[tuple[str, int, Any]]
+) -> None:
+    config, detector = load_detector(untrained_run)
     reader = NuScenesReader(root, lidar_sweeps=config.sample.lidar_sweeps, radar_sweeps=config.sample.radar_sweeps)
     logged = [message for topic, _, message in log if topic == "/markers/detections"]
     tokens = reader.frame_tokens(SCENE)
@@ -164,12 +158,14 @@ def test_a_keyframe_is_detected_when_its_last_sensor_was_heard(root: Path, log: 
         assert time == heard * 1000
 
 
-def test_missing_files_are_survived_and_counted(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_files_are_survived_and_counted(
+    untrained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_dataset(tmp_path / "data", (SCENE,), keyframes=2)
     for channel in (*CAMERA_CHANNELS, "LIDAR_TOP"):
         for file in (tmp_path / "data" / "samples" / channel).iterdir():
             file.unlink()
-    path = replay(ReplayArguments(SCENE, tmp_path / "data", run, min_score=0.0, output=tmp_path))
+    path = replay(ReplayArguments(SCENE, tmp_path / "data", untrained_run, min_score=0.0, output=tmp_path))
     assert Counter(topic for topic, _, _ in read_log(path))["/markers/detections"] == 2
     said = capsys.readouterr().out
     assert "14 sensor messages could not be read" in said

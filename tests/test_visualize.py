@@ -10,7 +10,6 @@ from datasets.faults import InputRefused
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
 from tests.nuscenes_fixture import read_table, write_dataset, write_table
-from tests.untrained_run import write_untrained_run
 from tools.visualize import ResultsView, VisualizeArguments, evenly_spread, visualize
 
 
@@ -18,13 +17,6 @@ from tools.visualize import ResultsView, VisualizeArguments, evenly_spread, visu
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nuscenes")
     write_dataset(folder, keyframes=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    write_untrained_run(folder)
     return folder
 
 
@@ -46,8 +38,8 @@ def test_one_token(root: Path, tmp_path: Path) -> None:
         visualize(VisualizeArguments(data_root=root, token="nowhere", output=tmp_path))
 
 
-def test_run_draws_the_fused_features(root: Path, run: Path, tmp_path: Path) -> None:
-    arguments = VisualizeArguments(root, run, split="scene-0061", frames=1, min_score=0.0, output=tmp_path)
+def test_run_draws_the_fused_features(root: Path, untrained_run: Path, tmp_path: Path) -> None:
+    arguments = VisualizeArguments(root, untrained_run, split="scene-0061", frames=1, min_score=0.0, output=tmp_path)
     (with_run,) = pictures(visualize(arguments))
     assert cv2.imread(str(with_run)).shape[0] > 1000  # the sheet without a network has no row for the features
 

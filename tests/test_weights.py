@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from datasets.faults import InputRefused
 from perception.detector import Detector
 from perception.weights import load_weights, save_weights
-from tests.random_batch import random_batch, small_config
+from tests.random_batch import random_batch
+from tests.small_run import small_detector
 
 
 def detector(seed: int = 0) -> Detector:
     torch.manual_seed(seed)
-    return Detector(small_config())
+    return Detector(small_detector())
 
 
 def saved_config(path: Path) -> str:
@@ -50,7 +51,7 @@ def test_saving_over_a_file_replaces_it(tmp_path: Path) -> None:
 
 def test_weights_of_another_architecture_are_refused_and_change_nothing(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    config = small_config()
+    config = small_detector()
     others = [
         (replace(config, radar=None), "lacks radar"),
         (replace(config, head=replace(config.head, hidden=32)), "regress"),
