@@ -15,6 +15,9 @@ from tests.small_world import SMALL_WORLD
 from tools.demo import prepare_world, run_demo
 from tools.run_config import config_to_json
 
+# The world takes long to make: one test process makes it for all that read it.
+pytestmark = pytest.mark.xdist_group("synthetic world")
+
 
 def place_world(synthetic_root: Path, output: Path) -> None:
     """Put the shared world where the demo would have written it."""

@@ -32,6 +32,9 @@ from datasets.synthetic.traffic import RoadUser
 from datasets.synthetic.world import World, build_world
 from tests.small_world import SMALL_WORLD
 
+# The world takes long to make: one test process makes it for all that read it.
+pytestmark = pytest.mark.xdist_group("synthetic world")
+
 
 @pytest.fixture(scope="module")
 def devkit(synthetic_root: Path) -> NuScenes:
