@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.nuscenes.evaluation import DetectionMetrics
 from datasets.nuscenes.reader import NuScenesReader
@@ -26,7 +27,7 @@ from tools.replay import ReplayArguments, ReplaySummary, run_replay
 from tools.report import ReportContent, Section, read_training_log, write_report
 from tools.simulate import SimulateArguments, simulate
 from tools.train import TrainArguments, train
-from tools.training.checkpoint import checkpoints, write_atomically
+from tools.training.checkpoint import checkpoints
 from tools.training.run_folder import RunFolder, load_detector
 from tools.visualize import DetectorView, draw_frames, evenly_spread
 
