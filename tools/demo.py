@@ -63,7 +63,7 @@ def demo(arguments: DemoArguments) -> Path:
     config = tiny()
     config = replace(config, training=replace(config.training, augmentation=None))
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "config.json"
+    path = arguments.output / "demo-config.json"
     write_config(path, config)
     return run_demo(arguments.output, arguments.minutes, DEMO_WORLD, str(path))
 
