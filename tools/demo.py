@@ -40,7 +40,7 @@ DEMO_WORLD = WorldConfig(scenes=10, keyframes=10, image_width=480, seed=0)
 _TIMED_STEPS, _WARM_UP_STEPS = 10, 4
 _FEWEST_STEPS, _MOST_STEPS = 20, 2000
 _PICTURES = 5
-_MIN_SCORE = 0.25
+_MIN_SCORE = 0.2
 
 
 @dataclass(frozen=True)
