@@ -77,18 +77,16 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, Missi
     results = source
     if source.is_dir():
         results = output / "results.json"
-        missing = predict_to_file(_prediction(arguments, version, split), results)
+        missing = predict_to_file(_prediction(arguments), version, split, results)
     print(f"scoring the split {split} of {version} with nuscenes-devkit", file=sys.stderr, flush=True)
     metrics = evaluate_detections(arguments.data_root, version, results, split, output)
     return output, metrics, missing
 
 
-def _prediction(arguments: EvaluateArguments, version: str, split: str) -> PredictArguments:
+def _prediction(arguments: EvaluateArguments) -> PredictArguments:
     return PredictArguments(
         run=arguments.source,
         data_root=arguments.data_root,
-        version=version,
-        split=split,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         missing_sensors=arguments.missing_sensors,

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -64,21 +64,19 @@ def predict(arguments: PredictArguments) -> Path:
     version = find_version(arguments.data_root, arguments.version)
     split = arguments.split or default_split(version, "predict")
     output = arguments.output or arguments.run / f"results-{split_in_file_name(split)}.json"
-    missing = predict_to_file(replace(arguments, version=version, split=split), output)
+    missing = predict_to_file(arguments, version, split, output)
     print(missing.table())
     if arguments.strict and missing.broken_count:
         raise Degraded(missing.strict_text(), output)
     return output
 
 
-def predict_to_file(arguments: PredictArguments, output: Path) -> MissingSensors:
-    """As `predict`, into this file; returns which sensors were missing."""
+def predict_to_file(arguments: PredictArguments, version: str, split: str, output: Path) -> MissingSensors:
+    """As `predict`, of this version and split and into this file; returns which sensors were missing."""
     refuse_loader_options(arguments.batch_size, arguments.workers)
     if output.is_dir():
         raise InputRefused(f"{output} is a folder: name a file for the results with --output.")
     config, detector = load_detector(arguments.run, choose_device(arguments.device))
-    version = find_version(arguments.data_root, arguments.version)
-    split = arguments.split or default_split(version, "predict")
     dataset = open_dataset(arguments.data_root, version, split, config.sample)
     refuse_unwritable(output)
     print(f"{len(dataset)} samples of the split {split} of {version}", file=sys.stderr, flush=True)
