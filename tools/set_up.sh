@@ -46,6 +46,8 @@ fi
 echo "Setting up .venv (about 4 GB; three to ten minutes, once)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 # torch first and by its exact version: with an open range the resolver may bring a build for another CUDA.
+echo "  1 of 2: torch"
 .venv/bin/python -m pip install -qq --disable-pip-version-check "$(grep '^torch==' constraints.txt)"
+echo "  2 of 2: everything else; the longer part"
 .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[test,dev]"
 echo "$wanted" >"$stamp"
