@@ -373,7 +373,7 @@ def test_meshes_fill_their_boxes(kind: str) -> None:
 
 def test_rays_into_a_world_with_nothing_moving_and_no_mesh_at_all() -> None:
     world = build_world(WorldConfig(scenes=1, keyframes=1, seed=3), 0)
-    still = World(world.plan, (), combined([]), world.drive, world.sun, world.description)
+    still = World(world.plan, (), combined([]), world.drive, world.conditions, world.description)
     hits = Surroundings(still).at(0.0).cast(np.array([[0, 0, 1, 1, 0, 0]], np.float32))
     assert np.isinf(hits.distances).all()
     assert hits.materials.tolist() == [-1]

@@ -1,8 +1,10 @@
 """How large the world is, how it is recorded, and what its scenes are called."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from datasets.faults import InputRefused
+from datasets.synthetic.conditions import MIXED, ConditionName
 
 # The official splits of v1.0-mini. Those of v1.0-trainval are read from the devkit, which takes seconds to import.
 _MINI_TRAIN = (
@@ -26,6 +28,8 @@ class WorldConfig:
     """The same seed and settings give the same bytes."""
     camera_sweeps: bool = False
     """Also render the pictures between keyframes."""
+    conditions: ConditionName | Literal["mixed"] = "mixed"
+    """Light and weather of every scene; mixed: half of the scenes by day, the others at dusk, night, in rain or fog."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.scenes <= _MAX_SCENES:
@@ -38,6 +42,10 @@ class WorldConfig:
             raise InputRefused(f"image_width must be a positive multiple of 16 pixels, it is {self.image_width}.")
         if self.seed < 0:
             raise InputRefused(f"seed must not be negative, it is {self.seed}.")
+
+    def condition(self, index: int) -> ConditionName:
+        """Light and weather of scene number `index`."""
+        return MIXED[index % len(MIXED)] if self.conditions == "mixed" else self.conditions
 
     @property
     def image_height(self) -> int:

@@ -81,7 +81,9 @@ def _measure(job: RecordingJob, surroundings: Surroundings, shot: Shot) -> tuple
     if shot.channel in CAMERA_CHANNELS:
         width = job.config.image_width
         pixels = _pixels(shot.channel, width)
-        picture = cameras.render(instant, world_from_sensor, camera(shot.channel, width), pixels, world.sun, rng)
+        picture = cameras.render(
+            instant, world_from_sensor, camera(shot.channel, width), pixels, world.conditions.sun, rng
+        )
         return cameras.encode(picture), None
     if shot.channel == LIDAR_CHANNEL:
         points = lidar.sweep(instant, world_from_sensor, _fans()[0], rng)

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from datasets.synthetic import populate
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.background import background_mesh
+from datasets.synthetic.conditions import Conditions, draw_conditions
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.meshes import Mesh
 from datasets.synthetic.motion import Drive, Track, clock, drive_along, speed_plan, travel
@@ -23,13 +24,13 @@ _TURN_RADIUS = {"turn right": 8.0, "turn left": 11.0}
 
 @dataclass(frozen=True)
 class World:
-    """Everything that the sensors of one scene can see. `sun` is the unit vector towards it."""
+    """Everything that the sensors of one scene can see."""
 
     plan: RoadPlan
     users: tuple[RoadUser, ...]
     background: Mesh
     drive: Drive
-    sun: Float64[Array, "3"]
+    conditions: Conditions
     description: str
 
     @property
@@ -59,17 +60,20 @@ def build_world(config: WorldConfig, index: int) -> World:
     reach = half - 45.0
     background = background_mesh(plan, street.occupancy, half - 10.0, rng)
     _populate(street, plan, manoeuvre, drive, reach, rng)
-    azimuth, elevation = rng.uniform(-np.pi, np.pi), rng.uniform(0.6, 1.0)
-    sun = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
-    return World(plan, tuple(street.users), background, drive, sun, _describe(manoeuvre, street.users))
+    conditions = draw_conditions(config.condition(index), rng)
+    description = _describe(conditions, manoeuvre, street.users)
+    return World(plan, tuple(street.users), background, drive, conditions, description)
 
 
-def _describe(manoeuvre: str, users: list[RoadUser]) -> str:
+def _describe(conditions: Conditions, manoeuvre: str, users: list[RoadUser]) -> str:
+    """As nuScenes describes scenes; its users look for "night" and "rain" in there."""
     counts = {
         kind: sum(user.body.kind == kind for user in users) for kind in ("bus", "pedestrian", "barrier", "trailer")
     }
     named = {"bus": "bus", "pedestrian": "peds", "barrier": "construction", "trailer": "trailer"}
-    return ", ".join([manoeuvre.capitalize(), *(named[kind] for kind, count in counts.items() if count), "synthetic"])
+    words: list[str] = [] if conditions.name == "day" else [conditions.name]
+    words += [manoeuvre, *(named[kind] for kind, count in counts.items() if count), "synthetic"]
+    return ", ".join(words).capitalize()
 
 
 def _claim_for_ego(street: Street, drive: Drive) -> None:
