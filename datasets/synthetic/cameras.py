@@ -1,27 +1,30 @@
-"""Pictures: one ray for each pixel, materials with procedural detail, sun, sky and shadows."""
+"""Pictures: one ray for each pixel, shaded and photographed."""
 
-import cv2
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from calibration.cameras import PinholeCamera
 from datasets.synthetic.arrays import Array
-from datasets.synthetic.materials import COLOURS, FACADES, PAINTS, Material
-from datasets.synthetic.rays import Hits, Instant, rays_from
+from datasets.synthetic.lamps import NO_LAMPS, Lamps, lamp_places, lamps_at
+from datasets.synthetic.lens import photograph
+from datasets.synthetic.light import light_of
+from datasets.synthetic.materials import Material
+from datasets.synthetic.picture_rays import PixelHits, StillParts, View, open_to, pixel_hits
+from datasets.synthetic.rays import Instant
+from datasets.synthetic.roads import RESOLUTION
+from datasets.synthetic.shading import Stage, shade
+from datasets.synthetic.surface import looks
+from datasets.synthetic.world import World
 
-_HORIZON, _ZENITH = np.array([0.62, 0.7, 0.78], np.float32), np.array([0.2, 0.36, 0.66], np.float32)
-_SUN_LIGHT, _SKY_LIGHT = np.array([1.5, 1.42, 1.25], np.float32), np.array([0.5, 0.56, 0.66], np.float32)
-_EXPOSURE, _HAZE_LENGTH, _NOISE, _JPEG_QUALITY = 0.92, 700.0, 1.6, 90
-# Linear light (0..1 in even steps) to what a picture stores, 0..255.
-_GAMMA = (np.linspace(0.0, 1.0, 4096) ** (1 / 2.2) * 255.0).astype(np.float32)
-# Look-up tables by Material: grainy surfaces, walls with windows, and how much of a mirror each is.
-_ROUGH = np.isin(
-    list(Material), [Material.ASPHALT, Material.GRASS, Material.SIDEWALK, Material.LEAVES, Material.LEAVES_DARK]
-)
-_FACADE = np.isin(list(Material), FACADES)
-_GLASSY = (np.isin(list(Material), PAINTS) * 0.35 + np.isin(list(Material), [Material.GLASS])).astype(np.float32)
-
-Colours = Float32[Array, "N 3"]
+# What moves further away than this (metres) and cannot be seen itself throws no shadow into a picture.
+SHADOW_REACH = 30.0
+# From this wetness on the ground mirrors what stands on it; how far water tilts a mirrored ray, upwards and aside.
+_MIRROR_WETNESS, _RIPPLE = 0.5, (0.05, 0.012)
+_MIRROR_REACH = 60.0  # metres
+# Drops on the lens for each millimetre an hour of rain.
+_DROPS = 1.2
 
 
 def pixel_directions(camera: PinholeCamera) -> Float32[Array, "P 3"]:
@@ -32,89 +35,85 @@ def pixel_directions(camera: PinholeCamera) -> Float32[Array, "P 3"]:
     return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True), np.float32)
 
 
-def render(
+def render(instant: Instant, parts: StillParts, view: View, rng: np.random.Generator) -> UInt8[Array, "H W 3"]:
+    """The picture (blue, green, red) that a camera takes."""
+    world = instant.world
+    conditions, light = world.conditions, light_of(world.conditions.name)
+    stage = Stage(
+        looks=looks(),
+        light=light,
+        lamps=_lamps(world, instant.time),
+        sun=conditions.sun.astype(np.float32),
+        cells=world.plan.surface.cells,
+        half_size=world.plan.surface.half_size,
+        resolution=RESOLUTION,
+        extinction=conditions.extinction,
+        lit_owners=_lit(world),
+    )
+    hits = pixel_hits(instant, parts, view)
+    colours = np.full((len(hits.rays), 3), np.nan, np.float32)
+    if light.wetness > _MIRROR_WETNESS:
+        _mirror(instant, stage, hits, colours, rng)
+    # Under a closed sky light comes from above.
+    towards = conditions.sun if sum(light.sun) > 0.0 else np.array([0.0, 0.0, 1.0])
+    shape = (view.camera.height, view.camera.width)
+    lit = open_to(instant, parts, hits, towards.astype(np.float32), shape)
+    _shade(stage, hits, lit, colours)
+    drops = int(_DROPS * conditions.rain_rate)
+    return photograph(colours.reshape(*shape, 3), light.brightness, light.gain, drops, rng)
+
+
+def _mirror(
     instant: Instant,
-    world_from_cam: Float64[Array, "4 4"],
-    camera: PinholeCamera,
-    directions: Float32[Array, "P 3"],
-    sun: Float64[Array, "3"],
+    stage: Stage,
+    hits: PixelHits,
+    colours: Float32[Array, "N 3"],
     rng: np.random.Generator,
-) -> UInt8[Array, "H W 3"]:
-    """The picture (blue, green, red) that a camera takes; `directions` are those of `pixel_directions`."""
-    rays = rays_from(world_from_cam, directions)
-    hits = instant.cast(rays)
-    colours = np.empty((len(rays), 3), np.float32)
-    solid_ground = np.isfinite(hits.distances)
-    open_sky, seen = (~solid_ground).nonzero()[0], solid_ground.nonzero()[0]
-    colours[open_sky] = _sky(rays[open_sky, 3:])
-    solid = Hits(hits.distances[seen], hits.normals[seen], hits.materials[seen], hits.owners[seen])
-    colours[seen] = _shade(instant, rays[seen], solid, sun.astype(np.float32))
-    exposed = _GAMMA[np.clip(colours * (_EXPOSURE * (len(_GAMMA) - 1)), 0, len(_GAMMA) - 1).astype(np.int32)]
-    exposed += rng.standard_normal(exposed.shape, dtype=np.float32) * np.float32(_NOISE)
-    picture = np.clip(exposed, 0.0, 255.0).astype(np.uint8).reshape(camera.height, camera.width, 3)
-    return np.ascontiguousarray(picture[:, :, ::-1])
+) -> None:
+    """Write to `colours` what the wet ground mirrors, where that is not the sky."""
+    rays = hits.rays
+    on_ground = hits.surfaces.materials[hits.triangles] == Material.GROUND
+    ground = (on_ground & (hits.distances < _MIRROR_REACH)).nonzero()[0]
+    mirrored = np.empty((len(ground), 6), np.float32)
+    mirrored[:, :3] = rays[ground, :3] + (hits.distances[ground, None] - 0.01) * rays[ground, 3:]
+    mirrored[:, 3:] = rays[ground, 3:] * np.array([1.0, 1.0, -1.0], np.float32)
+    tilt = rng.standard_normal((len(ground), 2), dtype=np.float32)
+    mirrored[:, 5] = np.abs(mirrored[:, 5] + _RIPPLE[0] * tilt[:, 0])
+    mirrored[:, 3] += _RIPPLE[1] * tilt[:, 1]
+    mirrored[:, 3:] /= np.linalg.norm(mirrored[:, 3:], axis=1, keepdims=True)
+    distances, triangles = instant.first(mirrored)
+    solid = (triangles >= 0).nonzero()[0]
+    seen = PixelHits(mirrored[solid], distances[solid], triangles[solid], hits.surfaces)
+    found = np.full((len(solid), 3), np.nan, np.float32)
+    _shade(stage, seen, np.ones(len(solid), bool), found)
+    colours[ground[solid]] = found
 
 
-def encode(picture: UInt8[Array, "H W 3"]) -> bytes:
-    """As JPEG."""
-    return bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1])
+def _shade(stage: Stage, hits: PixelHits, lit: Bool[Array, "N"], colours: Float32[Array, "N 3"]) -> None:
+    surfaces = hits.surfaces
+    shade(
+        stage, hits.rays, hits.distances, hits.triangles, surfaces.normals, surfaces.materials, surfaces.owners,
+        lit, colours,
+    )  # fmt: skip
 
 
-def _sky(directions: Colours) -> Colours:
-    up = np.clip(directions[:, 2:], 0.0, 1.0) ** 0.5
-    return _HORIZON * (1 - up) + _ZENITH * up
+@lru_cache(maxsize=2)
+def _glowing(world: World) -> tuple[Float64[Array, "L 3"], tuple[tuple[int, Float64[Array, "_ 3"]], ...]]:
+    """Street lamps in world coordinates, and the headlights (in its own frame) of each user that has its own on."""
+    headlights = (
+        (user.number, lamp_places(user.body.mesh, Material.HEADLIGHT)) for user in world.users if not user.parked
+    )
+    return lamp_places(world.background, Material.LAMP), tuple((n, places) for n, places in headlights if len(places))
 
 
-def _shade(instant: Instant, rays: Float32[Array, "N 6"], hits: Hits, sun: Float32[Array, "3"]) -> Colours:
-    places = rays[:, :3] + hits.distances[:, None] * rays[:, 3:]
-    albedo, glassy = _surface(places, hits)
-    towards_sun = hits.normals @ sun
-    lit = (towards_sun > 0).nonzero()[0]
-    shadow_rays = np.empty((len(lit), 6), np.float32)
-    shadow_rays[:, :3] = places[lit] + 0.02 * hits.normals[lit]
-    shadow_rays[:, 3:] = sun
-    direct = np.zeros(len(rays), np.float32)
-    direct[lit] = towards_sun[lit] * ~instant.blocked(shadow_rays)
-    ambient = 0.7 + 0.3 * hits.normals[:, 2]
-    colours = albedo * (direct[:, None] * _SUN_LIGHT + ambient[:, None] * _SKY_LIGHT)
-    shiny = glassy.nonzero()[0]
-    facing = np.abs(np.einsum("ij,ij->i", hits.normals[shiny], rays[shiny, 3:]))
-    mirror = (glassy[shiny] * (0.06 + 0.5 * (1 - facing) ** 3))[:, None]
-    colours[shiny] += mirror * (_sky(rays[shiny, 3:] * np.array([1, 1, -1], np.float32)) - colours[shiny])
-    clear = np.exp(hits.distances * np.float32(-1 / _HAZE_LENGTH))[:, None]
-    return np.asarray((colours - _HORIZON) * clear + _HORIZON, np.float32)
+def _lamps(world: World, time: float) -> Lamps:
+    if not light_of(world.conditions.name).lamps_on:
+        return NO_LAMPS
+    street, lit = _glowing(world)
+    ego = world.drive.world_from_ego(time)
+    beams = [(world.users[number], places) for number, places in lit]
+    return lamps_at(street, beams, ego, time, world.plan.surface.half_size)
 
 
-def _noise(cells: Float32[Array, "N 3"]) -> Float32[Array, "N"]:
-    """A random number in 0..1 for each cell of space, the same whenever it is looked at."""
-    mixed = np.sin(np.floor(cells) @ np.array([12.9898, 78.233, 37.719], np.float32)) * np.float32(43758.547)
-    return np.asarray(mixed - np.floor(mixed), np.float32)
-
-
-def _surface(places: Float32[Array, "N 3"], hits: Hits) -> tuple[Colours, Float32[Array, "N"]]:
-    """Albedo with procedural detail, and how much of a mirror the surface is (0..1)."""
-    materials = hits.materials
-    albedo = COLOURS[materials]
-    # Detail finer than a pixel would only flicker.
-    rough = _ROUGH[materials].nonzero()[0]
-    grain = 0.86 + 0.28 * _noise(places[rough] * 0.7)
-    close = hits.distances[rough] < 25.0
-    grain[close] += 0.28 * _noise(places[rough[close]] * 8.0) - 0.14
-    albedo[rough] *= grain[:, None]
-    tiles = ((materials == Material.SIDEWALK) & (hits.distances < 40.0)).nonzero()[0]
-    joints = (np.abs((places[tiles, :2] / 1.5) % 1.0 - 0.5) > 0.475).any(axis=1)
-    albedo[tiles[joints]] *= 0.75
-    glassy = _GLASSY[materials]
-    walls = (_FACADE[materials] & (np.abs(hits.normals[:, 2]) < 0.5)).nonzero()[0]
-    windows = walls[_is_window(places[walls], hits.normals[walls])]
-    albedo[windows] = COLOURS[Material.GLASS] * (0.6 + 1.8 * _noise(places[windows] / 3.1))[:, None]
-    glassy[windows] = 1.0
-    return albedo, glassy
-
-
-def _is_window(places: Float32[Array, "N 3"], normals: Float32[Array, "N 3"]) -> Bool[Array, "N"]:
-    """Windows in rows and columns on a wall."""
-    across = (places[:, 1] * normals[:, 0] - places[:, 0] * normals[:, 1]) / 2.6 % 1.0
-    up = places[:, 2] / 3.2 % 1.0
-    inside: Bool[Array, N] = (across > 0.28) & (across < 0.72) & (up > 0.3) & (up < 0.78)
-    return inside
+def _lit(world: World) -> Bool[Array, "U"]:
+    return np.array([True, *(not user.parked for user in world.users)])

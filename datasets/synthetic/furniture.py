@@ -41,7 +41,8 @@ def lamp_post(height: float) -> Mesh:
         [
             cone((0.12, 0.07), (0.0, height), Material.METAL, sides=6),
             bar((0.0, 0.0, height - 0.1), (1.8, 0.0, height + 0.1), 0.09, Material.METAL),
-            box((1.3, 2.0), (-0.14, 0.14), (height - 0.02, height + 0.12), Material.PLASTIC),
+            box((1.3, 2.0), (-0.14, 0.14), (height + 0.02, height + 0.12), Material.PLASTIC),
+            box((1.35, 1.95), (-0.12, 0.12), (height - 0.02, height + 0.02), Material.LAMP),
         ]
     )
 
@@ -51,7 +52,7 @@ def traffic_light(height: float) -> Mesh:
     parts = [
         cone((0.09, 0.07), (0.0, height), Material.METAL, sides=6),
         box((-0.25, 0.05), (-0.18, 0.18), (height - 1.0, height), Material.PLASTIC),
-        box((-0.27, -0.2), (-0.1, 0.1), (height - 0.3, height - 0.1), Material.SIGN_RED),
+        box((-0.27, -0.2), (-0.1, 0.1), (height - 0.3, height - 0.1), Material.SIGNAL_RED),
     ]
     return combined(parts)
 

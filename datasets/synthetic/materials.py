@@ -56,6 +56,8 @@ class Material(IntEnum):
     CLOTH_BLACK = 42
     CLOTH_BLUE = 43
     VEST = 44
+    LAMP = 45
+    SIGNAL_RED = 46
 
 
 PAINTS = tuple(m for m in Material if m.name.startswith("PAINT_"))
@@ -109,6 +111,8 @@ _LOOKS: dict[Material, tuple[float, float, float, float]] = {
     Material.CLOTH_BLACK: (0.025, 0.025, 0.025, 14.0),
     Material.CLOTH_BLUE: (0.08, 0.16, 0.4, 28.0),
     Material.VEST: (0.6, 0.75, 0.04, 120.0),
+    Material.LAMP: (0.7, 0.7, 0.66, 25.0),
+    Material.SIGNAL_RED: (0.5, 0.03, 0.02, 60.0),
 }
 
 _TABLE = np.array([_LOOKS[material] for material in Material], dtype=np.float32)

@@ -1,10 +1,12 @@
 """Casting rays into a world at one instant: what stands still is built once for a scene, what moves for the instant."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import open3d as o3d
-from jaxtyping import Bool, Float32, Float64, Int32
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.materials import Material
@@ -28,12 +30,28 @@ class Hits:
     owners: Int32[Array, "N"]
 
 
-class _Target:
-    """A set of triangles that rays can be cast at, each with its material and its owner."""
+@dataclass(frozen=True)
+class Surfaces:
+    """By triangle: unit normal (to either side), material (the ground is GROUND), owner; last row: no triangle."""
+
+    normals: Float32[Array, "T 3"]
+    materials: Int32[Array, "T"]
+    owners: Int32[Array, "T"]
+
+
+class Target:
+    """A set of triangles that rays can be cast at, and their surfaces."""
 
     def __init__(self, mesh: Mesh, owners: Int32[Array, "T"]) -> None:
-        self._materials = np.append(mesh.materials, -1).astype(np.int32)
-        self._owners = np.append(owners, BACKGROUND).astype(np.int32)
+        self.mesh = mesh
+        corners = mesh.vertices[mesh.triangles]
+        across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-12)
+        self.surfaces = Surfaces(
+            np.append(across, np.zeros((1, 3), across.dtype), axis=0).astype(np.float32),
+            np.append(mesh.materials, -1).astype(np.int32),
+            np.append(owners, BACKGROUND).astype(np.int32),
+        )
         self._scene = None
         if len(mesh.triangles):
             self._scene = o3d.t.geometry.RaycastingScene(nthreads=1)
@@ -42,53 +60,20 @@ class _Target:
                 o3d.core.Tensor.from_numpy(mesh.triangles.astype(np.uint32)),
             )
 
-    def cast(self, rays: Float32[Array, "N 6"]) -> Hits:
-        if self._scene is None:
-            count = len(rays)
-            return Hits(
-                np.full(count, np.inf, np.float32),
-                np.zeros((count, 3), np.float32),
-                np.full(count, -1, np.int32),
-                np.full(count, BACKGROUND, np.int32),
-            )
+    def first(self, rays: Float32[Array, "N 6"]) -> tuple[Float32[Array, "N"], Int32[Array, "N"]]:
+        """How far each ray goes (inf: for ever) and which triangle it meets (-1: none)."""
+        if self._scene is None or not len(rays):
+            return np.full(len(rays), np.inf, np.float32), np.full(len(rays), -1, np.int32)
         found = self._scene.cast_rays(o3d.core.Tensor.from_numpy(rays), nthreads=1)
-        # Rays that meet nothing carry the largest number as their triangle: the last row of the look-up tables.
-        triangle = np.minimum(found["primitive_ids"].numpy(), len(self._materials) - 1).astype(np.int64)
-        return Hits(
-            found["t_hit"].numpy(),
-            found["primitive_normals"].numpy(),
-            self._materials[triangle],
-            self._owners[triangle],
-        )
+        # Embree's number for no triangle is the largest of 32 bits.
+        return found["t_hit"].numpy(), found["primitive_ids"].numpy().view(np.int32)
 
     def blocked(self, rays: Float32[Array, "N 6"]) -> Bool[Array, "N"]:
-        if self._scene is None:
+        """Which rays meet anything."""
+        if self._scene is None or not len(rays):
             return np.zeros(len(rays), bool)
         found: Bool[Array, N] = self._scene.test_occlusions(o3d.core.Tensor.from_numpy(rays), nthreads=1).numpy()
         return found
-
-
-class _Movers:
-    """All users that move, as one mesh whose vertices can be put where they are at a time."""
-
-    def __init__(self, users: list[RoadUser]) -> None:
-        self._users = users
-        self._mesh = combined([user.body.mesh for user in users])
-        counts = [len(user.body.mesh.vertices) for user in users]
-        self._user_of_vertex = np.repeat(np.arange(len(users)), counts)
-        self._owners = np.repeat(
-            np.array([user.number for user in users], np.int32), [len(user.body.mesh.triangles) for user in users]
-        )
-
-    def at(self, time: float) -> _Target:
-        poses = np.array([(*user.track.at(time), user.track.z) for user in self._users], np.float64).reshape(-1, 4)
-        cos, sin = np.cos(poses[:, 2])[self._user_of_vertex], np.sin(poses[:, 2])[self._user_of_vertex]
-        own, place = self._mesh.vertices, poses[self._user_of_vertex]
-        vertices = np.empty_like(own)
-        vertices[:, 0] = cos * own[:, 0] - sin * own[:, 1] + place[:, 0]
-        vertices[:, 1] = sin * own[:, 0] + cos * own[:, 1] + place[:, 1]
-        vertices[:, 2] = own[:, 2] + place[:, 3]
-        return _Target(Mesh(vertices, self._mesh.triangles, self._mesh.materials), self._owners)
 
 
 class Surroundings:
@@ -99,12 +84,13 @@ class Surroundings:
         resting = [user for user in world.users if not user.track.moves]
         meshes = [world.background, *(_placed(user) for user in resting)]
         owners = np.array([BACKGROUND, *(user.number for user in resting)], np.int32)
-        self._still = _Target(combined(meshes), np.repeat(owners, [len(mesh.triangles) for mesh in meshes]))
-        self._movers = _Movers([user for user in world.users if user.track.moves])
+        self.still = Target(combined(meshes), np.repeat(owners, [len(mesh.triangles) for mesh in meshes]))
+        self.movers = [user for user in world.users if user.track.moves]
 
-    def at(self, time: float) -> "Instant":
-        """The world frozen at a time."""
-        return Instant(self.world, self._still, self._movers.at(time))
+    def at(self, time: float, chosen: Sequence[RoadUser] | None = None) -> "Instant":
+        """The world frozen at a time; of what moves only the chosen users, where they are given."""
+        users = self.movers if chosen is None else chosen
+        return Instant(self.world, time, self.still, _moved(users, time))
 
 
 def _placed(user: RoadUser) -> Mesh:
@@ -112,36 +98,77 @@ def _placed(user: RoadUser) -> Mesh:
     return user.body.mesh.moved(x, y, user.track.z, yaw)
 
 
+def _moved(users: Sequence[RoadUser], time: float) -> Target:
+    """Users as one mesh whose vertices are where they are at a time."""
+    mesh = combined([user.body.mesh for user in users])
+    numbers = np.array([user.number for user in users], np.int32)
+    owners = np.repeat(numbers, [len(user.body.mesh.triangles) for user in users])
+    poses = np.array([(*user.track.at(time), user.track.z) for user in users], np.float64).reshape(-1, 4)
+    place = np.repeat(poses, [len(user.body.mesh.vertices) for user in users], axis=0)
+    cos, sin = np.cos(place[:, 2]), np.sin(place[:, 2])
+    own, vertices = mesh.vertices, np.empty_like(mesh.vertices)
+    vertices[:, 0] = cos * own[:, 0] - sin * own[:, 1] + place[:, 0]
+    vertices[:, 1] = sin * own[:, 0] + cos * own[:, 1] + place[:, 1]
+    vertices[:, 2] = own[:, 2] + place[:, 3]
+    return Target(Mesh(vertices, mesh.triangles, mesh.materials), owners)
+
+
+@dataclass(frozen=True)
 class Instant:
     """The world frozen at one time. Rays (N, 6) are origin and unit direction in world coordinates."""
 
-    def __init__(self, world: World, still: _Target, moving: _Target) -> None:
-        self._world = world
-        self._still = still
-        self._moving = moving
+    world: World
+    time: float
+    still: Target
+    moving: Target
+
+    @cached_property
+    def surfaces(self) -> Surfaces:
+        """Those of all triangles: what stands still first, then what moves, then the row for none."""
+        still, moving = self.still.surfaces, self.moving.surfaces
+        return Surfaces(
+            np.concatenate([still.normals[:-1], moving.normals]),
+            np.concatenate([still.materials[:-1], moving.materials]),
+            np.concatenate([still.owners[:-1], moving.owners]),
+        )
+
+    def first(self, rays: Float32[Array, "N 6"]) -> tuple[Float32[Array, "N"], Int32[Array, "N"]]:
+        """How far each ray goes (inf: for ever) and which row of `surfaces` it meets (-1: none)."""
+        distances, triangles = self.still.first(rays)
+        self.meet_moving(rays, np.arange(len(rays)), distances, triangles)
+        return distances, triangles
+
+    def meet_moving(
+        self,
+        rays: Float32[Array, "K 6"],
+        numbers: Int64[Array, "K"],
+        distances: Float32[Array, "N"],
+        triangles: Int32[Array, "N"],
+    ) -> None:
+        """Write to `distances` and `triangles` of the rays with these numbers what moves and is nearer."""
+        found, triangle = self.moving.first(rays)
+        nearer = (found < distances[numbers]).nonzero()[0]
+        distances[numbers[nearer]] = found[nearer]
+        triangles[numbers[nearer]] = triangle[nearer] + (len(self.still.surfaces.owners) - 1)
 
     def cast(self, rays: Float32[Array, "N 6"]) -> Hits:
         """What each ray meets first; the ground's material is looked up in the surface map."""
-        still, moving = self._still.cast(rays), self._moving.cast(rays)
-        # Few rays meet what moves: only those are taken over.
-        nearer = (moving.distances < still.distances).nonzero()[0]
-        distances, normals, materials, owners = (
-            a.copy() for a in (still.distances, still.normals, still.materials, still.owners)
+        distances, triangles = self.first(rays)
+        normals, materials, owners = (
+            table[triangles] for table in (self.surfaces.normals, self.surfaces.materials, self.surfaces.owners)
         )
-        distances[nearer], normals[nearer] = moving.distances[nearer], moving.normals[nearer]
-        materials[nearer], owners[nearer] = moving.materials[nearer], moving.owners[nearer]
         away = np.einsum("ij,ij->i", normals, rays[:, 3:]) > 0
         normals[away] *= -1
         ground = (materials == Material.GROUND).nonzero()[0]
         places = rays[ground, :2].astype(np.float64) + distances[ground, None].astype(np.float64) * rays[ground, 3:5]
-        materials[ground] = self._world.plan.surface.at(places)
+        materials[ground] = self.world.plan.surface.at(places)
         return Hits(distances, normals, materials, owners)
 
     def blocked(self, rays: Float32[Array, "N 6"]) -> Bool[Array, "N"]:
         """Which rays meet anything at all."""
-        blocked = self._still.blocked(rays)
+        blocked = self.still.blocked(rays)
         free = (~blocked).nonzero()[0]
-        blocked[free] = self._moving.blocked(np.ascontiguousarray(rays[free]))
+        blocked[free] = self.moving.blocked(np.ascontiguousarray(rays[free]))
         return blocked
 
 
@@ -149,5 +176,7 @@ def rays_from(world_from_sensor: Float64[Array, "4 4"], directions: Float32[Arra
     """Rays from a sensor's origin along directions in its frame."""
     rays = np.empty((len(directions), 6), np.float32)
     rays[:, :3] = world_from_sensor[:3, 3]
-    rays[:, 3:] = directions @ world_from_sensor[:3, :3].T.astype(np.float32)
+    turn = world_from_sensor[:3, :3].astype(np.float32)
+    for axis in range(3):  # a third of what a product of so thin matrices takes
+        rays[:, 3 + axis] = directions @ turn[axis]
     return rays

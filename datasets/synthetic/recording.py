@@ -12,6 +12,8 @@ from datasets.synthetic import cameras, lidar, radar
 from datasets.synthetic.annotations import Annotation, KeyframePoints, annotate
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.config import WorldConfig
+from datasets.synthetic.lens import encode
+from datasets.synthetic.picture_rays import StillParts, View, in_view
 from datasets.synthetic.rays import Surroundings
 from datasets.synthetic.rig import CHANNELS, MOUNTS, camera
 from datasets.synthetic.schedule import Shot, scene_start_us, shots_of
@@ -43,8 +45,9 @@ def file_name(scene: int, shot: Shot) -> str:
 
 
 @lru_cache(maxsize=1)
-def _scene(config: WorldConfig, index: int) -> tuple[Surroundings, dict[str, list[Shot]]]:
-    return Surroundings(build_world(config, index)), shots_of(config, index)
+def _scene(config: WorldConfig, index: int) -> tuple[Surroundings, StillParts, dict[str, list[Shot]]]:
+    surroundings = Surroundings(build_world(config, index))
+    return surroundings, StillParts(surroundings.still), shots_of(config, index)
 
 
 @lru_cache(maxsize=1)
@@ -59,32 +62,32 @@ def _pixels(channel: str, width: int) -> Float32[Array, "P 3"]:
 
 def record(job: RecordingJob) -> dict[int, list[Annotation]]:
     """Write the sensor files of a job; returns the annotations of each of its keyframes."""
-    surroundings, shots = _scene(job.config, job.scene)
+    surroundings, parts, shots = _scene(job.config, job.scene)
     clouds: dict[int, dict[str, Float64[Array, "P 3"]]] = {k: {} for k in range(job.first, job.last + 1)}
     for channel in CHANNELS:
         for shot in shots[channel]:
             if job.first <= shot.keyframe <= job.last:
-                encoded, points = _measure(job, surroundings, shot)
+                encoded, points = _measure(job, surroundings, parts, shot)
                 (job.root / file_name(job.scene, shot)).write_bytes(encoded)
                 if shot.is_key_frame and points is not None:
                     clouds[shot.keyframe][channel] = points
     return {keyframe: _truth(job, surroundings, shots, keyframe, clouds[keyframe]) for keyframe in clouds}
 
 
-def _measure(job: RecordingJob, surroundings: Surroundings, shot: Shot) -> tuple[bytes, Float64[Array, "P 3"] | None]:
+def _measure(
+    job: RecordingJob, surroundings: Surroundings, parts: StillParts, shot: Shot
+) -> tuple[bytes, Float64[Array, "P 3"] | None]:
     """The file's content, and the points in global where it holds any."""
     rng = np.random.default_rng([job.config.seed, job.scene, 5, CHANNELS.index(shot.channel), shot.number])
     world, time = surroundings.world, (shot.timestamp_us - scene_start_us(job.scene)) * 1e-6
     mount = MOUNTS[shot.channel].ego_from_sensor
     world_from_sensor = world.drive.world_from_ego(time) @ mount
-    instant = surroundings.at(time)
     if shot.channel in CAMERA_CHANNELS:
         width = job.config.image_width
-        pixels = _pixels(shot.channel, width)
-        picture = cameras.render(
-            instant, world_from_sensor, camera(shot.channel, width), pixels, world.conditions.sun, rng
-        )
-        return cameras.encode(picture), None
+        view = View(camera(shot.channel, width), world_from_sensor, _pixels(shot.channel, width))
+        shown = in_view(view, surroundings.movers, time, cameras.SHADOW_REACH)
+        return encode(cameras.render(surroundings.at(time, shown), parts, view, rng)), None
+    instant = surroundings.at(time)
     if shot.channel == LIDAR_CHANNEL:
         points = lidar.sweep(instant, world_from_sensor, _fans()[0], rng)
         return points.tobytes(), _to_global(world, world_from_sensor, points)

@@ -122,7 +122,7 @@ def trailer(length: float, width: float, height: float, cargo: Material) -> Mesh
     parts = [
         box((-front, front), (-half, half), (1.1, height), cargo),
         box((-front, front - 1.0), (-0.5, 0.5), (0.8, 1.1), Material.PLASTIC),
-        box((-front + 0.02, front), (-half - 0.01, half + 0.01), (1.12, 1.24), Material.TAILLIGHT),
+        box((-front + 0.02, front), (-half - 0.01, half + 0.01), (1.12, 1.24), Material.SIGN_RED),
         box((-front - 0.02, -front + 0.1), (-half + 0.1, half - 0.1), (0.5, 0.62), Material.SAFETY_WHITE),
     ]
     parts += [box((front - 2.6, front - 2.4), (y - 0.08, y + 0.08), (0.0, 1.1), Material.METAL) for y in (-0.7, 0.7)]

@@ -22,7 +22,7 @@ MANOEUVRES = ("straight", "curve", "turn right", "turn left", "stop and go")
 _TURN_RADIUS = {"turn right": 8.0, "turn left": 11.0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class World:
     """Everything that the sensors of one scene can see."""
 
