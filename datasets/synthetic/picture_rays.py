@@ -3,7 +3,7 @@
 Rays are cast on a lattice of every fourth pixel. Where a square of the lattice and all its neighbours show one plane
 of one material, the pixels in it meet that plane: how far away follows from geometry alone. All other pixels are cast.
 What is so thin that it could pass between the lattice's rays is known from the meshes: the pixels that it covers are
-cast too. So the picture is, but for a few pixels of a hundred thousand, the one that a ray for each pixel gives.
+cast too. So the picture is, but for a few pixels of ten thousand, the one that a ray for each pixel gives.
 """
 
 from collections.abc import Sequence

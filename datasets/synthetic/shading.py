@@ -143,10 +143,12 @@ def shade(
 
         open_here = 1.0 if open_to_light[i] else 0.0
         direct = max(nx * sun[0] + ny * sun[1] + nz * sun[2], 0.0) * open_here
-        # Under a closed sky the ray upward says how much of the sky a place sees.
+        # Under a closed sky the ray upward says how much of the sky a place sees: all that the ground has of it, half
+        # of what a wall has.
         sky_share = 0.66 + 0.34 * nz
         if light.sun[0] + light.sun[1] == 0.0:
-            sky_share *= 0.45 + 0.55 * open_here
+            hidden = 0.55 if nz > 0.7 else 0.2
+            sky_share *= 1.0 - hidden * (1.0 - open_here)
         lamp_red = lamp_green = lamp_blue = 0.0
         if light.lamps_on:
             lamp_red, lamp_green, lamp_blue = _lamp_light(stage.lamps, x, y, z, nx, ny, nz)
