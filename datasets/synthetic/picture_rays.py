@@ -24,6 +24,8 @@ _STEP = 4
 # What is narrower than this many pixels is thin.
 _THIN = 2.0 * _STEP
 _NEAR = 0.05  # metres in front of the camera
+# The corners of a box, as np.ndindex counts them, that its edges join.
+_EDGES = np.array([(a, b) for a in range(8) for b in range(a, 8) if (a ^ b).bit_count() == 1])
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,22 @@ class View:
     directions: Float32[Array, "P 3"]
 
     def rectangles(self, low: Float64[Array, "K 3"], high: Float64[Array, "K 3"]) -> Float64[Array, "K 4"]:
-        """Left, top, right, bottom in pixels of boxes along the world's axes; reaching out of the picture if need be.
+        """Left, top, right, bottom in pixels of boxes along the world's axes; they may reach out of the picture.
 
-        Boxes behind the camera get an empty rectangle, boxes that reach behind it the whole picture.
+        Of a box that reaches behind the camera the part before it counts; one behind it gets an empty rectangle.
         """
         corners = np.stack([np.where(pick, high, low) for pick in np.ndindex(2, 2, 2)], axis=1)
         in_cam = (corners - self.world_from_cam[:3, 3]) @ self.world_from_cam[:3, :3]
-        depth = in_cam[..., 2]
-        image = in_cam @ self.camera.intrinsics.numpy().T
-        uv = image[..., :2] / np.maximum(depth, _NEAR)[..., None]
-        found: Float64[Array, "K 4"] = np.concatenate([uv.min(axis=1) - 1.0, uv.max(axis=1) + 1.0], axis=1)
-        found[(depth < _NEAR).any(axis=1)] = (0.0, 0.0, self.camera.width, self.camera.height)
-        found[(depth < _NEAR).all(axis=1)] = (0.0, 0.0, -1.0, -1.0)
-        return found
+        one, other = in_cam[:, _EDGES[:, 0]], in_cam[:, _EDGES[:, 1]]
+        share = (_NEAR - one[..., 2]) / np.where(other[..., 2] == one[..., 2], np.inf, other[..., 2] - one[..., 2])
+        crossing = one + np.clip(share, 0.0, 1.0)[..., None] * (other - one)
+        points = np.concatenate([in_cam, crossing], axis=1)
+        before = points[..., 2:] >= _NEAR * (1 - 1e-9)
+        uv = (points @ self.camera.intrinsics.numpy().T)[..., :2] / np.maximum(points[..., 2:], _NEAR)
+        found: Float64[Array, "K 4"] = np.concatenate(
+            [np.where(before, uv, np.inf).min(axis=1) - 1.0, np.where(before, uv, -np.inf).max(axis=1) + 1.0], axis=1
+        )
+        return np.clip(found, -1e6, 1e6)
 
 
 @dataclass(frozen=True)
