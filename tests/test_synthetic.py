@@ -148,7 +148,7 @@ def test_velocity_from_the_annotations_is_the_simulated_one(devkit: NuScenes, wo
     for annotation in devkit.sample_annotation:
         user, scene = _user_of(annotation, worlds)
         timestamp_us = devkit.get("sample", annotation["sample_token"])["timestamp"]
-        time = (timestamp_us - scene_start_us(scene)) * 1e-6
+        time = (timestamp_us - scene_start_us(SMALL_WORLD, scene)) * 1e-6
         around = np.array([user.track.velocity(t) for t in np.linspace(time - 0.5, time + 0.5, 11)])
         found = devkit.box_velocity(annotation["token"])[:2]
         if np.ptp(around, axis=0).max() < 0.05 and np.isfinite(found).all():
@@ -162,7 +162,7 @@ def test_attributes_follow_from_motion(devkit: NuScenes, worlds: list[World]) ->
     for annotation in devkit.sample_annotation:
         names = [devkit.get("attribute", t)["name"] for t in annotation["attribute_tokens"]]
         user, scene = _user_of(annotation, worlds)
-        time = (devkit.get("sample", annotation["sample_token"])["timestamp"] - scene_start_us(scene)) * 1e-6
+        time = (devkit.get("sample", annotation["sample_token"])["timestamp"] - scene_start_us(SMALL_WORLD, scene)) * 1e-6
         moving = np.hypot(*user.track.velocity(time)) > 0.2
         seen.update(names)
         if user.body.kind in ("barrier", "traffic_cone"):
@@ -240,7 +240,7 @@ def test_doppler_is_compensated_for_the_ego_motion(devkit: NuScenes, worlds: lis
         if row["channel"] not in RADAR_CHANNELS:
             continue
         scene = int(devkit.get("sample", row["sample_token"])["scene_token"] == devkit.scene[1]["token"])
-        world, time = worlds[scene], (row["timestamp"] - scene_start_us(scene)) * 1e-6
+        world, time = worlds[scene], (row["timestamp"] - scene_start_us(SMALL_WORLD, scene)) * 1e-6
         fields = RadarPointCloud.from_file(str(synthetic_root / row["filename"])).points.T
         global_from_radar = _global_from_sensor(devkit, row)
         places = (

@@ -16,7 +16,7 @@ from datasets.synthetic.lens import encode
 from datasets.synthetic.picture_rays import StillParts, View, in_view
 from datasets.synthetic.rays import Surroundings
 from datasets.synthetic.rig import CHANNELS, MOUNTS, camera
-from datasets.synthetic.schedule import Shot, scene_start_us, shots_of
+from datasets.synthetic.schedule import Shot, log_name, scene_start_us, shots_of
 from datasets.synthetic.world import World, build_world
 
 
@@ -31,17 +31,11 @@ class RecordingJob:
     last: int
 
 
-def log_name(scene: int) -> str:
-    """The log of a scene, as nuScenes names logs: vehicle, local date and time, time zone."""
-    minutes = 15 * 60 + 16 + 10 * scene
-    return f"n008-2018-08-{1 + minutes // 1440:02d}-{minutes // 60 % 24:02d}-{minutes % 60:02d}-36-0400"
-
-
-def file_name(scene: int, shot: Shot) -> str:
+def file_name(config: WorldConfig, scene: int, shot: Shot) -> str:
     """Where a measurement is stored, relative to the dataset's root."""
     ending = "pcd.bin" if shot.channel == LIDAR_CHANNEL else "pcd" if shot.channel in RADAR_CHANNELS else "jpg"
     folder = "samples" if shot.is_key_frame else "sweeps"
-    return f"{folder}/{shot.channel}/{log_name(scene)}__{shot.channel}__{shot.timestamp_us}.{ending}"
+    return f"{folder}/{shot.channel}/{log_name(config, scene)}__{shot.channel}__{shot.timestamp_us}.{ending}"
 
 
 @lru_cache(maxsize=1)
@@ -68,7 +62,7 @@ def record(job: RecordingJob) -> dict[int, list[Annotation]]:
         for shot in shots[channel]:
             if job.first <= shot.keyframe <= job.last:
                 encoded, points = _measure(job, surroundings, parts, shot)
-                (job.root / file_name(job.scene, shot)).write_bytes(encoded)
+                (job.root / file_name(job.config, job.scene, shot)).write_bytes(encoded)
                 if shot.is_key_frame and points is not None:
                     clouds[shot.keyframe][channel] = points
     return {keyframe: _truth(job, surroundings, shots, keyframe, clouds[keyframe]) for keyframe in clouds}
@@ -79,7 +73,7 @@ def _measure(
 ) -> tuple[bytes, Float64[Array, "P 3"] | None]:
     """The file's content, and the points in global where it holds any."""
     rng = np.random.default_rng([job.config.seed, job.scene, 5, CHANNELS.index(shot.channel), shot.number])
-    world, time = surroundings.world, (shot.timestamp_us - scene_start_us(job.scene)) * 1e-6
+    world, time = surroundings.world, (shot.timestamp_us - scene_start_us(job.config, job.scene)) * 1e-6
     mount = MOUNTS[shot.channel].ego_from_sensor
     world_from_sensor = world.drive.world_from_ego(time) @ mount
     if shot.channel in CAMERA_CHANNELS:
@@ -110,7 +104,7 @@ def _truth(
     clouds: dict[str, Float64[Array, "P 3"]],
 ) -> list[Annotation]:
     """Annotations at the instant of the keyframe's LiDAR sweep; the cameras stand where they took their pictures."""
-    world, start = surroundings.world, scene_start_us(job.scene)
+    world, start = surroundings.world, scene_start_us(job.config, job.scene)
     seconds = {
         channel: (next(s for s in shots[channel] if s.is_key_frame and s.keyframe == keyframe).timestamp_us - start)
         * 1e-6

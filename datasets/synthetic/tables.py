@@ -8,9 +8,9 @@ from datasets.classes import ATTRIBUTES, CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_C
 from datasets.synthetic.annotations import Annotation
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.positioning import LOCATION
-from datasets.synthetic.recording import file_name, log_name
+from datasets.synthetic.recording import file_name
 from datasets.synthetic.rig import CHANNELS, MOUNTS, camera
-from datasets.synthetic.schedule import Shot, scene_start_us, shots_of, token
+from datasets.synthetic.schedule import Shot, log_name, scene_start_us, shots_of, token
 from datasets.synthetic.world import World
 
 Row = dict[str, object]
@@ -68,7 +68,7 @@ def map_file(config: WorldConfig, index: int) -> str:
 
 
 def _log(config: WorldConfig, index: int) -> Row:
-    name = log_name(index)
+    name = log_name(config, index)
     return {
         "token": token(config, "log", index),
         "logfile": name,
@@ -127,7 +127,7 @@ def _calibrated(config: WorldConfig, index: int, channel: str) -> Row:
 
 
 def _ego_pose(config: WorldConfig, index: int, world: World, shot: Shot) -> Row:
-    pose = world.drive.world_from_ego((shot.timestamp_us - scene_start_us(index)) * 1e-6)
+    pose = world.drive.world_from_ego((shot.timestamp_us - scene_start_us(config, index)) * 1e-6)
     return {
         "token": token(config, "sample_data", index, shot.channel, shot.number),
         "timestamp": shot.timestamp_us,
@@ -156,7 +156,7 @@ def _sample_data(config: WorldConfig, index: int, shots: list[Shot]) -> list[Row
                 "is_key_frame": shot.is_key_frame,
                 "height": config.image_height if is_camera else 0,
                 "width": config.image_width if is_camera else 0,
-                "filename": file_name(index, shot),
+                "filename": file_name(config, index, shot),
                 **neighbours,
             }
         )
