@@ -21,22 +21,27 @@ from datasets.synthetic.simulate import simulate
 from datasets.synthetic.table_files import join_table, write_scene_rows
 from datasets.synthetic.unfinished import can_go_on, unfinished_folder
 
-WORLD = WorldConfig(scenes=2, keyframes=2, image_width=16, seed=3)
+TWO_SCENES = WorldConfig(scenes=2, keyframes=1, image_width=16, seed=3)
+TWO_UNITS = WorldConfig(scenes=1, keyframes=3, image_width=16, seed=3)
 _FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["datasets.synthetic.simulate"])
 
 
 def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    root = tmp_path_factory.mktemp("whole") / "world"
-    simulate(root, WORLD)
+def written_at_once(root: Path, config: WorldConfig) -> dict[str, bytes]:
+    simulate(root, config)
     return contents(root)
 
 
-def _killed_at(root: Path, destination: str) -> None:
+@pytest.fixture(scope="module")
+def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return written_at_once(tmp_path_factory.mktemp("whole") / "world", TWO_SCENES)
+
+
+def _killed_at(root: Path, config: WorldConfig, destination: str) -> None:
     """In a process of its own: simulate, and die of SIGKILL just before a file is renamed to this."""
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
@@ -44,12 +49,12 @@ def _killed_at(root: Path, destination: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    simulate(root, WORLD)
+    simulate(root, config)
 
 
 def _on_a_full_disk(root: Path, largest_file: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    simulate(root, WORLD)
+    simulate(root, TWO_SCENES)
 
 
 def _killed_with_workers(root: Path, pids: Connection) -> None:
@@ -57,34 +62,43 @@ def _killed_with_workers(root: Path, pids: Connection) -> None:
         pids.send(effort.process)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    simulate(root, WORLD, jobs=2, progress=tell_and_die)
+    simulate(root, TWO_SCENES, jobs=2, progress=tell_and_die)
 
 
-def test_killed_again_and_again_it_is_the_same_in_the_end(tmp_path: Path, whole: dict[str, bytes]) -> None:
+def kill_at(root: Path, config: WorldConfig, destination: str) -> None:
+    child = _FORKS.Process(target=_killed_at, args=(root, config, destination))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL, destination
+    assert not root.exists()
+
+
+def test_killed_again_and_again_it_is_the_same_in_the_end(tmp_path: Path, two_scenes: dict[str, bytes]) -> None:
     root = tmp_path / "world"
-    for destination in (
-        "state.json",
-        "LIDAR_TOP__{}.pcd.bin",  # in the middle of the first unit
-        "units/0000-00000.json",  # all its files are there, but not what says so
-        "rows/0000",
-        "units/0001-00000.json",
-        "v1.0-mini/sample_data.json",
-        str(root),  # all is there but for the last rename
-    ):
-        lidar = [Path(name).stem.split("__")[-1].removesuffix(".pcd") for name in whole if "sweeps/LIDAR_TOP" in name]
-        child = _FORKS.Process(target=_killed_at, args=(root, destination.format(sorted(lidar)[3])))
-        child.start()
-        child.join()
-        assert child.exitcode == -signal.SIGKILL, destination
-        assert not root.exists()
+    kill_at(root, TWO_SCENES, "state.json")
+    kill_at(root, TWO_SCENES, "rows/0000")
+    kill_at(root, TWO_SCENES, "units/0001-00000.json")  # all its files are there, but not what says so
+    kill_at(root, TWO_SCENES, "v1.0-mini/sample_data.json")
+    kill_at(root, TWO_SCENES, str(root))  # all is there but for the last rename
     found: list[int] = []
-    simulate(root, WORLD, resumed=found.append)
-    assert found == [4]
-    assert contents(root) == whole
+    simulate(root, TWO_SCENES, resumed=found.append)
+    assert found == [2]
+    assert contents(root) == two_scenes
     assert list(tmp_path.iterdir()) == [root]
 
 
-def test_a_full_disk_costs_only_what_did_not_fit(tmp_path: Path, whole: dict[str, bytes]) -> None:
+def test_killed_in_the_middle_of_a_scene(tmp_path: Path) -> None:
+    root = tmp_path / "world"
+    whole = written_at_once(tmp_path / "whole", TWO_UNITS)
+    sweeps = sorted(Path(name).name for name in whole if name.startswith("sweeps/LIDAR_TOP"))
+    kill_at(root, TWO_UNITS, sweeps[-3])
+    found: list[int] = []
+    simulate(root, TWO_UNITS, resumed=found.append)
+    assert found == [2]
+    assert contents(root) == whole
+
+
+def test_a_full_disk_costs_only_what_did_not_fit(tmp_path: Path, two_scenes: dict[str, bytes]) -> None:
     root = tmp_path / "world"
     child = _FORKS.Process(target=_on_a_full_disk, args=(root, 100_000))
     child.start()
@@ -93,11 +107,11 @@ def test_a_full_disk_costs_only_what_did_not_fit(tmp_path: Path, whole: dict[str
     assert not root.exists()
     (half,) = (unfinished_folder(root) / "partial").iterdir()
     assert 0 < half.stat().st_size <= 100_000
-    simulate(root, WORLD)
-    assert contents(root) == whole
+    simulate(root, TWO_SCENES)
+    assert contents(root) == two_scenes
 
 
-def test_workers_end_with_their_parent(tmp_path: Path, whole: dict[str, bytes]) -> None:
+def test_workers_end_with_their_parent(tmp_path: Path, two_scenes: dict[str, bytes]) -> None:
     root = tmp_path / "world"
     receiving, sending = _FORKS.Pipe(duplex=False)
     child = _FORKS.Process(target=_killed_with_workers, args=(root, sending))
@@ -112,8 +126,8 @@ def test_workers_end_with_their_parent(tmp_path: Path, whole: dict[str, bytes]) 
         os.close(descriptor)
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    simulate(root, WORLD, jobs=2)
-    assert contents(root) == whole
+    simulate(root, TWO_SCENES, jobs=2)
+    assert contents(root) == two_scenes
 
 
 def test_one_process_at_a_time_and_only_with_the_same_settings(tmp_path: Path) -> None:
@@ -122,14 +136,14 @@ def test_one_process_at_a_time_and_only_with_the_same_settings(tmp_path: Path) -
     def interrupt(found: int) -> None:
         assert found == 0
         with pytest.raises(InputRefused, match="being written by another process"):
-            simulate(root, WORLD, restart=True)
+            simulate(root, TWO_SCENES, restart=True)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(root, WORLD, resumed=interrupt)
+        simulate(root, TWO_SCENES, resumed=interrupt)
     assert not root.exists()
-    other = replace(WORLD, seed=4)
-    assert can_go_on(root, WORLD)
+    other = replace(TWO_SCENES, seed=4)
+    assert can_go_on(root, TWO_SCENES)
     assert not can_go_on(root, other)
     with pytest.raises(InputRefused, match=r"other settings \(seed 3\).*--restart"):
         simulate(root, other)
@@ -145,14 +159,14 @@ def test_an_unfinished_dataset_of_another_program_is_refused(tmp_path: Path) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulate(root, WORLD, resumed=interrupt)
+        simulate(root, TWO_SCENES, resumed=interrupt)
     state = unfinished_folder(root) / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"program": "older"}))
     with pytest.raises(InputRefused, match="another version of Bevel"):
-        simulate(root, WORLD)
+        simulate(root, TWO_SCENES)
     state.unlink()
     with pytest.raises(InputRefused, match="in the way"):
-        simulate(root, WORLD, restart=True)
+        simulate(root, TWO_SCENES, restart=True)
 
 
 def test_what_a_finished_run_could_not_remove_goes_with_the_next(tmp_path: Path) -> None:
@@ -162,7 +176,7 @@ def test_what_a_finished_run_could_not_remove_goes_with_the_next(tmp_path: Path)
     (remains / "rows").mkdir(parents=True)
     (remains / "state.json").write_text("{}")
     with pytest.raises(InputRefused, match="not an empty folder"):
-        simulate(root, WORLD)
+        simulate(root, TWO_SCENES)
     assert list(tmp_path.iterdir()) == [root]
 
 
