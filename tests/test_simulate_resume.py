@@ -20,6 +20,8 @@ from datasets.synthetic.effort import Effort
 from datasets.synthetic.simulate import simulate
 from datasets.synthetic.table_files import join_table, write_scene_rows
 from datasets.synthetic.unfinished import can_go_on, unfinished_folder
+from tools.__main__ import main
+from tools.exit_codes import ExitCode
 
 TWO_SCENES = WorldConfig(scenes=2, keyframes=1, image_width=16, seed=3)
 TWO_UNITS = WorldConfig(scenes=1, keyframes=3, image_width=16, seed=3)
@@ -96,6 +98,27 @@ def test_killed_in_the_middle_of_a_scene(tmp_path: Path) -> None:
     simulate(root, TWO_UNITS, resumed=found.append)
     assert found == [2]
     assert contents(root) == whole
+
+
+def test_the_command_goes_on_and_says_so(
+    tmp_path: Path, two_scenes: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "world"
+
+    def interrupt(effort: Effort) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(root, TWO_SCENES, progress=interrupt)
+    words = ["simulate", str(root), "--scenes", "2", "--keyframes", "1", "--image-width", "16", "--jobs", "1"]
+    assert main([*words, "--seed", "4"]) == ExitCode.INPUT_REFUSED
+    assert "other settings (seed 3)" in capsys.readouterr().err
+    assert main([*words, "--seed", "3"]) == ExitCode.FINE
+    said = capsys.readouterr()
+    assert "1 of 2 keyframes are there from an earlier run" in said.err
+    assert "simulating keyframes: 2/2" in said.err
+    assert said.out.splitlines()[-1] == str(root)
+    assert contents(root) == two_scenes
 
 
 def test_a_full_disk_costs_only_what_did_not_fit(tmp_path: Path, two_scenes: dict[str, bytes]) -> None:

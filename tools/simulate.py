@@ -2,7 +2,7 @@
 
 import os
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,14 @@ from tools.exit_codes import CommandFailed, Interrupted
 from tools.progress import Progress
 
 _GO_ON = "the same command goes on with the keyframes that are there"
+
+_MEMORY_PER_JOB = 2**30  # bytes; with pictures of 1600 x 900 a process holds about that
+
+
+def default_jobs() -> int:
+    """As many processes as there are CPU cores at hand, and memory for."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(len(os.sched_getaffinity(0)), memory // _MEMORY_PER_JOB))
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class SimulateArguments:
     """A JSON list of faults to inject (docs/synthetic-world.md)."""
     fault_scenes: float = 0.0
     """The share of scenes (0 to 1) that get one random fault each."""
-    jobs: int = len(os.sched_getaffinity(0))
+    jobs: int = field(default_factory=default_jobs)
     """How many processes work at it; the result does not depend on it."""
     restart: bool = False
     """Throw an unfinished run away instead of going on with it."""

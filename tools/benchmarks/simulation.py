@@ -70,6 +70,8 @@ class Timed:
 
 def bench_simulation(arguments: SimulationBench) -> Path | None:
     """Measure, print a table, and write the figures to `arguments.output`. Raises InputRefused for bad numbers."""
+    if not arguments.jobs:
+        raise InputRefused("--jobs must name at least one number of processes.")
     for jobs in arguments.jobs:
         if jobs < 1 or arguments.keyframes < 4 * jobs + 4:
             raise InputRefused(f"--keyframes must be at least {4 * max(jobs, 1) + 4} to measure {jobs} processes.")
