@@ -6,8 +6,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from datasets.atomic_file import write_atomically
@@ -16,6 +16,7 @@ from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.effort import Effort, peak_bytes
 from datasets.synthetic.simulate import simulate
 from tools.benchmarks.machine import this_machine
+from tools.exit_codes import CommandFailed
 from tools.progress import Progress
 
 # Work by kind, in the order of the table.
@@ -78,12 +79,7 @@ def bench_simulation(arguments: SimulationBench) -> Path | None:
     machine = this_machine()
     print(machine.text(), flush=True)
     cases = [(jobs, sweeps) for sweeps in (False, True) for jobs in arguments.jobs]
-    # Each run in a process of its own: it shall not find what the run before has built, and has its own peak of memory.
-    spawn = multiprocessing.get_context("spawn")
-    runs = []
-    for jobs, sweeps in cases:
-        with ProcessPoolExecutor(1, mp_context=spawn) as fresh:
-            runs.append(fresh.submit(run, arguments, jobs, sweeps).result())
+    runs = [_run_in_fresh_process(arguments, jobs, sweeps) for jobs, sweeps in cases]
     print(table(arguments.image_width, runs))
     if arguments.output is None:
         return None
@@ -92,8 +88,26 @@ def bench_simulation(arguments: SimulationBench) -> Path | None:
     return arguments.output
 
 
-def run(arguments: SimulationBench, jobs: int, camera_sweeps: bool) -> Run:
-    """Write one scene to a temporary folder and measure that."""
+def _run_in_fresh_process(arguments: SimulationBench, jobs: int, camera_sweeps: bool) -> Run:
+    """A run shall not find what the run before has built, and has its own peak of memory."""
+    spawn = multiprocessing.get_context("spawn")
+    receiving, sending = spawn.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(prefix="bevel-bench-", ignore_cleanup_errors=True) as folder:
+        fresh = spawn.Process(target=_run, args=(Path(folder), arguments, jobs, camera_sweeps, sending))
+        fresh.start()
+        sending.close()
+        try:
+            run: Run = receiving.recv()
+        except EOFError as error:
+            raise CommandFailed("the process that was measured ended before its time.") from error
+        finally:
+            fresh.terminate()
+            fresh.join()
+        return run
+
+
+def _run(folder: Path, arguments: SimulationBench, jobs: int, camera_sweeps: bool, result: Connection) -> None:
+    """Write one scene to the folder, measure that, and send the figures."""
     config = WorldConfig(
         scenes=1,
         keyframes=arguments.keyframes,
@@ -104,7 +118,7 @@ def run(arguments: SimulationBench, jobs: int, camera_sweeps: bool) -> Run:
     )
     name = f"{jobs} {'process' if jobs == 1 else 'processes'}, {'with' if camera_sweeps else 'without'} camera sweeps"
     timed: list[Timed] = []
-    with tempfile.TemporaryDirectory(prefix="bevel-bench-") as folder, Progress(name, config.keyframes) as shown:
+    with Progress(name, config.keyframes) as shown:
         began = time.perf_counter()
 
         def note(effort: Effort) -> None:
@@ -112,9 +126,9 @@ def run(arguments: SimulationBench, jobs: int, camera_sweeps: bool) -> Run:
             for _ in range(effort.keyframes):
                 shown.advance()
 
-        simulate(Path(folder) / "world", config, jobs=jobs, progress=note)
+        simulate(folder / "world", config, jobs=jobs, progress=note)
         total = time.perf_counter() - began
-    return summed_up(jobs, camera_sweeps, timed, total)
+    result.send(summed_up(jobs, camera_sweeps, timed, total))
 
 
 def summed_up(jobs: int, camera_sweeps: bool, timed: Sequence[Timed], total: float) -> Run:
