@@ -39,6 +39,7 @@ VERBS = (
     Verb("predict", "PredictArguments", "predict", "detections of a run as a nuScenes results file"),
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
+    Verb("bench", "BenchArguments", "bench", "what things cost on this machine: bench simulate"),
     Verb("doctor", "DoctorArguments", "doctor", "what is installed, what works, what is missing and how to get it"),
 )
 

@@ -18,6 +18,7 @@ from datasets.faults import InputRefused
 from datasets.nuscenes.evaluation import DetectionMetrics
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
+from datasets.synthetic.unfinished import can_go_on
 from tools.evaluate import EvaluateArguments, measure, metrics_text
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
@@ -110,7 +111,12 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
     output.mkdir(parents=True, exist_ok=True)
     simulate(
         SimulateArguments(
-            world, scenes=config.scenes, keyframes=config.keyframes, image_width=config.image_width, seed=config.seed
+            world,
+            scenes=config.scenes,
+            keyframes=config.keyframes,
+            image_width=config.image_width,
+            seed=config.seed,
+            restart=not can_go_on(world, config),
         )
     )
     write_atomically(marker, wanted.encode())

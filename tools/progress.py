@@ -64,6 +64,13 @@ class Progress:
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._print_line()
 
+    def begin_at(self, count: int) -> None:
+        """So many items were done before: they are counted, but not in the time that is left."""
+        self._start = self._count = count
+        if self._bar is not None:
+            self._bar.initial = self._bar.n = count
+            self._bar.refresh()
+
     def write(self, line: str) -> None:
         """Print a line on stderr without breaking the bar."""
         if self._bar is not None:

@@ -32,16 +32,20 @@ class Annotation:
 
 @dataclass(frozen=True)
 class KeyframePoints:
-    """All points of a keyframe in global."""
+    """Points of a keyframe in global, of sensors whose stamps are late by `stamped_late` seconds (a fault).
+
+    They are counted in the boxes that they met: those of `stamped_late` seconds before the keyframe.
+    """
 
     lidar_global: Float64[Array, "P 3"]
     radar_global: Float64[Array, "R 3"]
+    stamped_late: float = 0.0
 
 
 def annotate(
     world: World,
     time: float,
-    points: KeyframePoints,
+    clouds: list[KeyframePoints],
     instant: Instant,
     cameras: dict[str, tuple[PinholeCamera, Float64[Array, "4 4"]]],
 ) -> list[Annotation]:
@@ -51,13 +55,11 @@ def annotate(
     """
     here = world.drive.track.at(time)[:2]
     users = [u for u in world.users if np.hypot(*np.subtract(u.track.at(time)[:2], here)) <= ANNOTATED_RANGE]
-    places, yaws = [], []
-    for user in users:
-        x, y, yaw = user.track.at(time)
-        middle = np.array([x, y, user.track.z + user.body.size_wlh[2] / 2]) + world.global_offset
-        places.append(tuple(round(float(v), 3) for v in middle))
-        yaws.append(float((yaw + np.pi) % (2 * np.pi) - np.pi))
-    lidar_counts, radar_counts = _count(users, places, yaws, points)
+    places, yaws = _stand(users, world, time)
+    lidar_counts, radar_counts = np.zeros(len(users), np.int64), np.zeros(len(users), np.int64)
+    for points in clouds:
+        lidar, radar = _count(users, *_stand(users, world, time - points.stamped_late), points)
+        lidar_counts, radar_counts = lidar_counts + lidar, radar_counts + radar
     seen = _visibilities(users, world, time, instant, cameras)
     return [
         Annotation(
@@ -71,6 +73,17 @@ def annotate(
         )
         for i, user in enumerate(users)
     ]
+
+
+def _stand(users: list[RoadUser], world: World, time: float) -> tuple[list[tuple[float, ...]], list[float]]:
+    """The middles of the users' boxes in global and their yaws."""
+    places, yaws = [], []
+    for user in users:
+        x, y, yaw = user.track.at(time)
+        middle = np.array([x, y, user.track.z + user.body.size_wlh[2] / 2]) + world.global_offset
+        places.append(tuple(round(float(v), 3) for v in middle))
+        yaws.append(float((yaw + np.pi) % (2 * np.pi) - np.pi))
+    return places, yaws
 
 
 def _count(

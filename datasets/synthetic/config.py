@@ -5,6 +5,7 @@ from typing import Literal
 
 from datasets.faults import InputRefused
 from datasets.synthetic.conditions import MIXED, ConditionName
+from datasets.synthetic.injected_faults import DeadSensor, InjectedFault
 
 # The official splits of v1.0-mini. Those of v1.0-trainval are read from the devkit, which takes seconds to import.
 _MINI_TRAIN = (
@@ -30,6 +31,10 @@ class WorldConfig:
     """Also render the pictures between keyframes."""
     conditions: ConditionName | Literal["mixed"] = "mixed"
     """Light and weather of every scene; mixed: half of the scenes by day, the others at dusk, night, in rain or fog."""
+    faults: tuple[InjectedFault, ...] = ()
+    """What is wrong with the recording, in which scenes and with which sensors."""
+    fault_scenes: float = 0.0
+    """The share of scenes (0 to 1) that have one random fault each, besides `faults`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.scenes <= _MAX_SCENES:
@@ -42,10 +47,32 @@ class WorldConfig:
             raise InputRefused(f"image_width must be a positive multiple of 16 pixels, it is {self.image_width}.")
         if self.seed < 0:
             raise InputRefused(f"seed must not be negative, it is {self.seed}.")
+        if not 0.0 <= self.fault_scenes <= 1.0:
+            raise InputRefused(f"fault_scenes must lie between 0 and 1, it is {self.fault_scenes}.")
+        for fault in self.faults:
+            self._check_fault(fault)
 
     def condition(self, index: int) -> ConditionName:
         """Light and weather of scene number `index`."""
         return MIXED[index % len(MIXED)] if self.conditions == "mixed" else self.conditions
+
+    def _check_fault(self, fault: InjectedFault) -> None:
+        strangers = set(fault.scenes) - set(self.scene_names) if fault.scenes is not None else set()
+        if strangers:
+            raise InputRefused(
+                f"faults: scenes: {min(strangers)!r} is none of the {self.scenes} scenes, which are "
+                f"{', '.join(self.scene_names[:10])}{' ...' if self.scenes > 10 else ''}."
+            )
+        if isinstance(fault, DeadSensor) and fault.from_seconds > self.duration:
+            raise InputRefused(
+                f"faults: from_seconds: {fault.channel} would die {fault.from_seconds:g} s into scenes that last "
+                f"{self.duration:g} s."
+            )
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether any scene has a fault: then the dataset has a faults.json."""
+        return bool(self.faults) or self.fault_scenes > 0.0
 
     @property
     def image_height(self) -> int:

@@ -29,7 +29,7 @@ def pose_messages(config: WorldConfig, index: int, world: World) -> list[dict[st
         jitter = rng.normal(0.0, 1.0, 7)
         messages.append(
             {
-                "utime": scene_start_us(index) + round(time * 1e6),
+                "utime": scene_start_us(config, index) + round(time * 1e6),
                 "pos": [x + float(world.global_offset[0]), y + float(world.global_offset[1]), 0.0],
                 "orientation": [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))],
                 "vel": [world.drive.speed(time) + 0.01 * float(jitter[0]), 0.0, 0.0],
@@ -62,7 +62,7 @@ def gps_messages(config: WorldConfig, index: int, world: World) -> list[dict[str
         latitude, longitude, altitude = pymap3d.enu2geodetic(east, north, up, *_ORIGIN, 0.0)
         messages.append(
             {
-                "utime": scene_start_us(index) + round(time * 1e6),
+                "utime": scene_start_us(config, index) + round(time * 1e6),
                 "latitude": float(latitude),
                 "longitude": float(longitude),
                 "altitude": float(altitude),

@@ -6,42 +6,47 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Float64
+from pydantic import TypeAdapter
 
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.synthetic import cameras, lidar, radar
 from datasets.synthetic.annotations import Annotation, KeyframePoints, annotate
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.config import WorldConfig
+from datasets.synthetic.effort import Effort, Stopwatch
 from datasets.synthetic.lens import encode
 from datasets.synthetic.picture_rays import StillParts, View, in_view
 from datasets.synthetic.rays import Surroundings
-from datasets.synthetic.rig import CHANNELS, MOUNTS, camera
-from datasets.synthetic.schedule import Shot, scene_start_us, shots_of
+from datasets.synthetic.rig import CHANNELS, camera, modality
+from datasets.synthetic.scene_faults import scene_faults
+from datasets.synthetic.schedule import Shot, log_name, scene_start_us, shots_of
+from datasets.synthetic.unfinished import Unfinished
 from datasets.synthetic.world import World, build_world
+
+_TRUTH = TypeAdapter(dict[int, list[Annotation]])
 
 
 @dataclass(frozen=True)
 class RecordingJob:
     """Keyframes `first` to `last` (inclusive) of a scene, with the sweeps since the keyframe before each."""
 
-    root: Path
+    unfinished: Unfinished
     config: WorldConfig
     scene: int
     first: int
     last: int
 
+    @property
+    def root(self) -> Path:
+        """The dataset's."""
+        return self.unfinished.dataset
 
-def log_name(scene: int) -> str:
-    """The log of a scene, as nuScenes names logs: vehicle, local date and time, time zone."""
-    minutes = 15 * 60 + 16 + 10 * scene
-    return f"n008-2018-08-{1 + minutes // 1440:02d}-{minutes // 60 % 24:02d}-{minutes % 60:02d}-36-0400"
 
-
-def file_name(scene: int, shot: Shot) -> str:
+def file_name(config: WorldConfig, scene: int, shot: Shot) -> str:
     """Where a measurement is stored, relative to the dataset's root."""
     ending = "pcd.bin" if shot.channel == LIDAR_CHANNEL else "pcd" if shot.channel in RADAR_CHANNELS else "jpg"
     folder = "samples" if shot.is_key_frame else "sweeps"
-    return f"{folder}/{shot.channel}/{log_name(scene)}__{shot.channel}__{shot.timestamp_us}.{ending}"
+    return f"{folder}/{shot.channel}/{log_name(config, scene)}__{shot.channel}__{shot.timestamp_us}.{ending}"
 
 
 @lru_cache(maxsize=1)
@@ -60,18 +65,34 @@ def _pixels(channel: str, width: int) -> Float32[Array, "P 3"]:
     return cameras.pixel_directions(camera(channel, width))
 
 
-def record(job: RecordingJob) -> dict[int, list[Annotation]]:
-    """Write the sensor files of a job; returns the annotations of each of its keyframes."""
-    surroundings, parts, shots = _scene(job.config, job.scene)
+def record(job: RecordingJob) -> Effort:
+    """Write the sensor files of a job, and last the truth of its keyframes: the unit's file says that it is done."""
+    watch = Stopwatch()
+    with watch.timing("scene"):
+        surroundings, parts, shots = _scene(job.config, job.scene)
+    faults = scene_faults(job.config, job.scene)
     clouds: dict[int, dict[str, Float64[Array, "P 3"]]] = {k: {} for k in range(job.first, job.last + 1)}
     for channel in CHANNELS:
-        for shot in shots[channel]:
-            if job.first <= shot.keyframe <= job.last:
+        with watch.timing(modality(channel)):
+            for shot in shots[channel]:
+                # The points of a keyframe that got lost still say what the sensor met.
+                counted = shot.is_key_frame and channel not in CAMERA_CHANNELS
+                if not job.first <= shot.keyframe <= job.last or not (faults.has_file(shot) or counted):
+                    continue
                 encoded, points = _measure(job, surroundings, parts, shot)
-                (job.root / file_name(job.scene, shot)).write_bytes(encoded)
+                if faults.has_file(shot):
+                    job.unfinished.write(job.root / file_name(job.config, job.scene, shot), encoded)
                 if shot.is_key_frame and points is not None:
                     clouds[shot.keyframe][channel] = points
-    return {keyframe: _truth(job, surroundings, shots, keyframe, clouds[keyframe]) for keyframe in clouds}
+    with watch.timing("truth"):
+        truth = {keyframe: _truth(job, surroundings, shots, keyframe, clouds[keyframe]) for keyframe in clouds}
+        job.unfinished.write(job.unfinished.unit(job.scene, job.first), _TRUTH.dump_json(truth))
+    return watch.effort(keyframes=len(truth))
+
+
+def unit_truth(path: Path) -> dict[int, list[Annotation]]:
+    """The annotations of each keyframe of a unit, from its file."""
+    return _TRUTH.validate_json(path.read_bytes())
 
 
 def _measure(
@@ -79,8 +100,9 @@ def _measure(
 ) -> tuple[bytes, Float64[Array, "P 3"] | None]:
     """The file's content, and the points in global where it holds any."""
     rng = np.random.default_rng([job.config.seed, job.scene, 5, CHANNELS.index(shot.channel), shot.number])
-    world, time = surroundings.world, (shot.timestamp_us - scene_start_us(job.scene)) * 1e-6
-    mount = MOUNTS[shot.channel].ego_from_sensor
+    faults = scene_faults(job.config, job.scene)
+    world, stamped = surroundings.world, (shot.timestamp_us - scene_start_us(job.config, job.scene)) * 1e-6
+    time, mount = stamped - faults.stamped_late(shot.channel), faults.ego_from_sensor(shot.channel)
     world_from_sensor = world.drive.world_from_ego(time) @ mount
     if shot.channel in CAMERA_CHANNELS:
         width = job.config.image_width
@@ -110,7 +132,8 @@ def _truth(
     clouds: dict[str, Float64[Array, "P 3"]],
 ) -> list[Annotation]:
     """Annotations at the instant of the keyframe's LiDAR sweep; the cameras stand where they took their pictures."""
-    world, start = surroundings.world, scene_start_us(job.scene)
+    world, start = surroundings.world, scene_start_us(job.config, job.scene)
+    faults = scene_faults(job.config, job.scene)
     seconds = {
         channel: (next(s for s in shots[channel] if s.is_key_frame and s.keyframe == keyframe).timestamp_us - start)
         * 1e-6
@@ -119,10 +142,19 @@ def _truth(
     eyes = {
         channel: (
             camera(channel, job.config.image_width),
-            world.drive.world_from_ego(seconds[channel]) @ MOUNTS[channel].ego_from_sensor,
+            world.drive.world_from_ego(seconds[channel]) @ faults.ego_from_sensor(channel),
         )
         for channel in CAMERA_CHANNELS
     }
-    points = KeyframePoints(clouds[LIDAR_CHANNEL], np.concatenate([clouds[channel] for channel in RADAR_CHANNELS]))
+    late = {channel: faults.stamped_late(channel) for channel in clouds}
+    none = np.zeros((0, 3))
+    points = [
+        KeyframePoints(
+            np.concatenate([none, *(clouds[c] for c in clouds if late[c] == seconds_late and c == LIDAR_CHANNEL)]),
+            np.concatenate([none, *(clouds[c] for c in clouds if late[c] == seconds_late and c != LIDAR_CHANNEL)]),
+            seconds_late,
+        )
+        for seconds_late in sorted(set(late.values()))
+    ]
     time = seconds[LIDAR_CHANNEL]
     return annotate(world, time, points, surroundings.at(time), eyes)

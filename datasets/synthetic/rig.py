@@ -84,6 +84,11 @@ CAMERA_LEAD: dict[str, float] = {
 CHANNELS: tuple[str, ...] = (*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS)
 
 
+def modality(channel: str) -> str:
+    """ "camera", "lidar" or "radar", as nuScenes' sensor table has it."""
+    return "camera" if channel in CAMERA_CHANNELS else "radar" if channel in RADAR_CHANNELS else "lidar"
+
+
 def camera(channel: str, width: int) -> PinholeCamera:
     """The camera of a channel for pictures of this width."""
     focus, centre_u, centre_v = _FOCUS[channel]

@@ -1,120 +1,131 @@
 """Write a synthetic dataset to disk."""
 
-import json
-import multiprocessing
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-import cv2
-import numpy as np
-import torch
-
 from datasets.faults import InputRefused
-from datasets.synthetic.annotations import Annotation
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.materials import Material
-from datasets.synthetic.positioning import gps_messages, pose_messages
+from datasets.synthetic.effort import Effort
 from datasets.synthetic.recording import RecordingJob, record
 from datasets.synthetic.rig import CHANNELS
-from datasets.synthetic.tables import Row, constant_tables, map_file, scene_tables
-from datasets.synthetic.world import World, build_world
+from datasets.synthetic.scene_faults import scene_faults
+from datasets.synthetic.scene_files import SceneJob, finish_scene
+from datasets.synthetic.table_files import join_table, write_scene_rows
+from datasets.synthetic.tables import constant_tables
+from datasets.synthetic.unfinished import Unfinished, remove_remains, unfinished_dataset
+from datasets.synthetic.workers import work_off
 
-_KEYFRAMES_PER_JOB = 2
-_DRIVABLE = (Material.ASPHALT, Material.MARKING_WHITE, Material.MARKING_YELLOW)
+_KEYFRAMES_PER_UNIT = 2
+_SIDE_FILES = ("faults",)  # in the dataset's root, not among the tables
 
-# Called with the number of keyframes that have just been written.
-Progress = Callable[[int], None]
+# Called with the cost of each job when it is done, the keyframes that it has written among it.
+Progress = Callable[[Effort], None]
+_Job = RecordingJob | SceneJob
 
 
-def simulate(root: Path, config: WorldConfig, *, jobs: int = 1, progress: Progress | None = None) -> None:
+def simulate(
+    root: Path,
+    config: WorldConfig,
+    *,
+    jobs: int = 1,
+    restart: bool = False,
+    resumed: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Write the dataset of `config` to the folder `root`, with `jobs` processes of one thread each.
 
     The bytes depend on `config` alone. The dataset appears at `root` only when it is complete; until then it grows
-    in a hidden folder beside it, which is removed when the work is interrupted. Raises InputRefused where `root`
-    exists and is not an empty folder, or cannot be written.
+    in a hidden folder beside it. Where the work is interrupted, by whatever, the same call goes on with what is
+    there; `restart` throws that away. `resumed` is told once how many keyframes are there.
+
+    Raises InputRefused where `root` exists and is not an empty folder, or cannot be written; where another process
+    writes it; and where what is there was begun with other settings or by another version of this program.
     """
     if jobs < 1:
         raise InputRefused(f"jobs must be at least 1, it is {jobs}.")
     root = root.absolute()
     if root.is_symlink() or (root.exists() and not (root.is_dir() and not any(root.iterdir()))):
+        remove_remains(root)
         raise InputRefused(f"{root} exists and is not an empty folder: name a new folder, or remove this one.")
-    growing = root.parent / f".{root.name}.unfinished-{os.getpid()}"
-    try:
-        growing.mkdir(parents=True)
-    except OSError as error:
-        raise InputRefused(f"{root.parent} cannot be written ({error.strerror}): name another folder.") from error
-    try:
-        _write(growing, config, jobs, progress)
+    for scene in range(config.scenes if config.faults else 0):
+        scene_faults(config, scene)  # refuses faults that exclude one another
+    with unfinished_dataset(root, config, restart=restart) as unfinished:
+        _make_folders(unfinished.dataset, config)
+        queue, recordings, found = _work(unfinished, config)
+        if resumed is not None:
+            resumed(found)
+        _record_all(queue, recordings, jobs, progress)
+        _write_tables(unfinished, config)
         if root.exists():
             root.rmdir()
-        growing.rename(root)
-    finally:
-        shutil.rmtree(growing, ignore_errors=True)
+        unfinished.dataset.rename(root)
+        shutil.rmtree(unfinished.folder, ignore_errors=True)
 
 
-def _write(root: Path, config: WorldConfig, jobs: int, progress: Progress | None) -> None:
+def _make_folders(root: Path, config: WorldConfig) -> None:
     for folder in ("samples", "sweeps"):
         for channel in CHANNELS:
-            (root / folder / channel).mkdir(parents=True)
+            (root / folder / channel).mkdir(parents=True, exist_ok=True)
     for folder in ("maps", "can_bus", config.version):
-        (root / folder).mkdir()
-    annotations: dict[int, dict[int, list[Annotation]]] = {scene: {} for scene in range(config.scenes)}
-    rows_of_scene: dict[int, dict[str, list[Row]]] = {}
-    for job, truth in _record_all(root, config, jobs):
-        annotations[job.scene].update(truth)
-        if len(annotations[job.scene]) == config.keyframes:
-            world = build_world(config, job.scene)
-            _write_scene_files(root, config, job.scene, world)
-            rows_of_scene[job.scene] = scene_tables(config, job.scene, world, annotations.pop(job.scene))
-        if progress is not None:
-            progress(len(truth))
-    tables: dict[str, list[Row]] = constant_tables(config)
+        (root / folder).mkdir(exist_ok=True)
+
+
+def _work(unfinished: Unfinished, config: WorldConfig) -> tuple[deque[_Job], dict[int, int], int]:
+    """What is left to do, scene by scene; how many recordings of each scene that is; how many keyframes are there."""
+    queue: deque[_Job] = deque()
+    recordings: dict[int, int] = {}
+    found = 0
     for scene in range(config.scenes):
-        for name, rows in rows_of_scene[scene].items():
-            tables.setdefault(name, []).extend(rows)
-    for name, rows in tables.items():
-        (root / config.version / f"{name}.json").write_text(json.dumps(rows, indent=0), encoding="utf-8")
+        if unfinished.rows(scene).is_dir():
+            found += config.keyframes
+            continue
+        missing = []
+        for first in _firsts(config):
+            last = min(first + _KEYFRAMES_PER_UNIT, config.keyframes) - 1
+            if unfinished.unit(scene, first).exists():
+                found += last - first + 1
+            else:
+                missing.append(RecordingJob(unfinished, config, scene, first, last))
+        recordings[scene] = len(missing)
+        queue.extend(missing or [_scene_job(unfinished, config, scene)])
+    return queue, recordings, found
 
 
-def _record_all(
-    root: Path, config: WorldConfig, jobs: int
-) -> Iterator[tuple[RecordingJob, dict[int, list[Annotation]]]]:
-    last = config.keyframes - 1
-    work = [
-        RecordingJob(root, config, scene, first, min(first + _KEYFRAMES_PER_JOB - 1, last))
-        for scene in range(config.scenes)
-        for first in range(0, config.keyframes, _KEYFRAMES_PER_JOB)
-    ]
-    if jobs == 1:
-        for job in work:
-            yield job, record(job)
-        return
-    # Children of this process would inherit the threads of torch and Embree half alive. The fork server is a clean
-    # process that has imported what they need once and has run none of it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datasets.synthetic.recording"])
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_use_one_thread)
-    try:
-        running = {pool.submit(record, job): job for job in work}
-        for done in as_completed(running):
-            yield running[done], done.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _firsts(config: WorldConfig) -> range:
+    """The first keyframe of each unit of a scene."""
+    return range(0, config.keyframes, _KEYFRAMES_PER_UNIT)
 
 
-def _use_one_thread() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+def _scene_job(unfinished: Unfinished, config: WorldConfig, scene: int) -> SceneJob:
+    return SceneJob(unfinished, config, scene, tuple(unfinished.unit(scene, first) for first in _firsts(config)))
 
 
-def _write_scene_files(root: Path, config: WorldConfig, scene: int, world: World) -> None:
-    drivable = np.isin(world.plan.surface.cells, _DRIVABLE).astype(np.uint8) * 255
-    # Map masks have the north in their first row.
-    encoded = cv2.imencode(".png", drivable[::-1])[1]
-    (root / map_file(config, scene)).write_bytes(bytes(encoded))
-    name = config.scene_names[scene]
-    for kind, messages in (("pose", pose_messages(config, scene, world)), ("gps", gps_messages(config, scene, world))):
-        (root / "can_bus" / f"{name}_{kind}.json").write_text(json.dumps(messages), encoding="utf-8")
+def _record_all(queue: deque[_Job], recordings: dict[int, int], jobs: int, progress: Progress | None) -> None:
+    with closing(work_off(queue, _run, jobs, preload=__name__)) as results:
+        for job, effort in results:
+            if isinstance(job, RecordingJob):
+                recordings[job.scene] -= 1
+                if recordings[job.scene] == 0:
+                    queue.appendleft(_scene_job(job.unfinished, job.config, job.scene))
+            if progress is not None:
+                progress(effort)
+
+
+def _run(job: _Job) -> Effort:
+    return record(job) if isinstance(job, RecordingJob) else finish_scene(job)
+
+
+def _write_tables(unfinished: Unfinished, config: WorldConfig) -> None:
+    scenes = [unfinished.rows(scene) for scene in range(config.scenes)]
+    folder = unfinished.dataset / config.version
+    for name in sorted(rows.stem for rows in scenes[0].glob("*.rows")):
+        target = unfinished.dataset if name in _SIDE_FILES else folder
+        join_table(target / f"{name}.json", name, scenes, unfinished.partial)
+    constant = unfinished.partial / "constant"
+    tables = constant_tables(config)
+    write_scene_rows(constant, tables)
+    for name in tables:
+        join_table(folder / f"{name}.json", name, [constant], unfinished.partial)

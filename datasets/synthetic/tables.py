@@ -4,13 +4,14 @@ import numpy as np
 import torch
 
 from calibration.transforms import to_quaternion
-from datasets.classes import ATTRIBUTES, CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
+from datasets.classes import ATTRIBUTES, CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.synthetic.annotations import Annotation
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.positioning import LOCATION
-from datasets.synthetic.recording import file_name, log_name
-from datasets.synthetic.rig import CHANNELS, MOUNTS, camera
-from datasets.synthetic.schedule import Shot, scene_start_us, shots_of, token
+from datasets.synthetic.recording import file_name
+from datasets.synthetic.rig import CHANNELS, MOUNTS, camera, modality
+from datasets.synthetic.scene_faults import scene_faults
+from datasets.synthetic.schedule import Shot, log_name, scene_start_us, shots_of, token
 from datasets.synthetic.world import World
 
 Row = dict[str, object]
@@ -29,7 +30,6 @@ _VISIBILITY: tuple[tuple[str, int, int], ...] = (("1", 0, 40), ("2", 40, 60), ("
 
 def constant_tables(config: WorldConfig) -> dict[str, list[Row]]:
     """The tables that do not depend on what happens: categories, attributes, visibility levels, sensors."""
-    modality = {**dict.fromkeys(CAMERA_CHANNELS, "camera"), **dict.fromkeys(RADAR_CHANNELS, "radar")}
     return {
         "category": [{"token": token(config, "category", n), "name": n, "description": ""} for n in CATEGORIES],
         "attribute": [{"token": token(config, "attribute", n), "name": n, "description": ""} for n in ATTRIBUTES],
@@ -41,9 +41,7 @@ def constant_tables(config: WorldConfig) -> dict[str, list[Row]]:
             }
             for level, low, high in _VISIBILITY
         ],
-        "sensor": [
-            {"token": token(config, "sensor", c), "channel": c, "modality": modality.get(c, "lidar")} for c in CHANNELS
-        ],
+        "sensor": [{"token": token(config, "sensor", c), "channel": c, "modality": modality(c)} for c in CHANNELS],
     }
 
 
@@ -51,7 +49,8 @@ def scene_tables(
     config: WorldConfig, index: int, world: World, annotations: dict[int, list[Annotation]]
 ) -> dict[str, list[Row]]:
     """The rows that one scene adds to the other nine tables."""
-    shots = shots_of(config, index)
+    faults = scene_faults(config, index)
+    shots = {c: [shot for shot in shots if faults.has_record(shot)] for c, shots in shots_of(config, index).items()}
     tables = {"log": [_log(config, index)], "map": [_map(config, index)]}
     tables["scene"] = [_scene(config, index, world)]
     tables["sample"] = _samples(config, index, shots[LIDAR_CHANNEL])
@@ -68,7 +67,7 @@ def map_file(config: WorldConfig, index: int) -> str:
 
 
 def _log(config: WorldConfig, index: int) -> Row:
-    name = log_name(index)
+    name = log_name(config, index)
     return {
         "token": token(config, "log", index),
         "logfile": name,
@@ -127,7 +126,7 @@ def _calibrated(config: WorldConfig, index: int, channel: str) -> Row:
 
 
 def _ego_pose(config: WorldConfig, index: int, world: World, shot: Shot) -> Row:
-    pose = world.drive.world_from_ego((shot.timestamp_us - scene_start_us(index)) * 1e-6)
+    pose = world.drive.world_from_ego((shot.timestamp_us - scene_start_us(config, index)) * 1e-6)
     return {
         "token": token(config, "sample_data", index, shot.channel, shot.number),
         "timestamp": shot.timestamp_us,
@@ -138,12 +137,9 @@ def _ego_pose(config: WorldConfig, index: int, world: World, shot: Shot) -> Row:
 
 def _sample_data(config: WorldConfig, index: int, shots: list[Shot]) -> list[Row]:
     rows: list[Row] = []
-    for shot in shots:
-        neighbours = {
-            name: token(config, "sample_data", index, shot.channel, number) if 0 <= number < len(shots) else ""
-            for name, number in (("prev", shot.number - 1), ("next", shot.number + 1))
-        }
-        own = token(config, "sample_data", index, shot.channel, shot.number)
+    tokens = ["", *(token(config, "sample_data", index, shot.channel, shot.number) for shot in shots), ""]
+    for i, shot in enumerate(shots):
+        before, own, after = tokens[i : i + 3]
         is_camera = shot.channel in CAMERA_CHANNELS
         rows.append(
             {
@@ -156,8 +152,9 @@ def _sample_data(config: WorldConfig, index: int, shots: list[Shot]) -> list[Row
                 "is_key_frame": shot.is_key_frame,
                 "height": config.image_height if is_camera else 0,
                 "width": config.image_width if is_camera else 0,
-                "filename": file_name(index, shot),
-                **neighbours,
+                "filename": file_name(config, index, shot),
+                "prev": before,
+                "next": after,
             }
         )
     return rows

@@ -1,0 +1,1 @@
+"""What things cost on this machine: one module for each subcommand of `bevel bench`."""
