@@ -77,7 +77,7 @@ def _boxes(annotations: list[dict]) -> Boxes3D:
 
 def test_devkit_finds_every_file_and_every_sensor(devkit: NuScenes, synthetic_root: Path) -> None:
     assert [scene["name"] for scene in devkit.scene] == ["scene-0061", "scene-0103"]
-    assert (len(devkit.category), len(devkit.attribute), len(devkit.visibility), len(devkit.sensor)) == (23, 8, 4, 12)
+    assert (len(devkit.category), len(devkit.attribute), len(devkit.visibility), len(devkit.sensor)) == (32, 8, 4, 12)
     for sample in devkit.sample:
         assert set(sample["data"]) == {*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS}
         assert len(sample["anns"]) > 10
@@ -100,8 +100,8 @@ def test_all_point_files_are_read_by_the_devkit(devkit: NuScenes, synthetic_root
         path = str(synthetic_root / row["filename"])
         if row["channel"] == LIDAR_CHANNEL:
             points = LidarPointCloud.from_file(path).points
-            assert 15_000 < points.shape[1] < 35_000
-            assert np.linalg.norm(points[:3], axis=0).max() < 101.0
+            assert points.shape[1] == 32 * 1085
+            assert np.linalg.norm(points[:3], axis=0).max() < 105.0
         elif row["channel"] in RADAR_CHANNELS:
             points = RadarPointCloud.from_file(path).points
             assert points.shape[0] == 18

@@ -41,7 +41,7 @@ def read_lidar_sweep(root: Path, filename: str) -> SweepFile:
     """The points (P, 5: LIDAR_FIELDS) of a `.pcd.bin` file: float32 x 5, sensor frame.
 
     A file that was cut between two points cannot be told from a whole one: nuScenes' own sweeps hold whole firings of
-    32 beams, but a LiDAR that writes only the beams that came back (as the synthetic one) does not.
+    32 beams, but a LiDAR that writes only the beams that came back does not.
     Raises SensorFileError (see `_read_bytes`; TRUNCATED, IMPLAUSIBLE, NO_FINITE_POINTS).
     """
     content = _read_bytes(root, filename)

@@ -157,12 +157,7 @@ class Instant:
         normals, materials, owners = (
             table[triangles] for table in (self.surfaces.normals, self.surfaces.materials, self.surfaces.owners)
         )
-        away = np.einsum("ij,ij->i", normals, rays[:, 3:]) > 0
-        normals[away] *= -1
-        ground = (materials == Material.GROUND).nonzero()[0]
-        places = rays[ground, :2].astype(np.float64) + distances[ground, None].astype(np.float64) * rays[ground, 3:5]
-        materials[ground] = self.world.plan.surface.at(places)
-        return Hits(distances, normals, materials, owners)
+        return completed(self.world, rays, Hits(distances, normals, materials, owners))
 
     def blocked(self, rays: Float32[Array, "N 6"]) -> Bool[Array, "N"]:
         """Which rays meet anything at all."""
@@ -170,6 +165,17 @@ class Instant:
         free = (~blocked).nonzero()[0]
         blocked[free] = self.moving.blocked(np.ascontiguousarray(rays[free]))
         return blocked
+
+
+def completed(world: World, rays: Float32[Array, "N 6"], hits: Hits) -> Hits:
+    """Hits whose normals may look to either side and whose ground is only GROUND, made what Hits promises."""
+    normals, materials = hits.normals.copy(), hits.materials.copy()
+    away = np.einsum("ij,ij->i", normals, rays[:, 3:]) > 0
+    normals[away] *= -1
+    ground = (materials == Material.GROUND).nonzero()[0]
+    along = hits.distances[ground, None].astype(np.float64)
+    materials[ground] = world.plan.surface.at(rays[ground, :2].astype(np.float64) + along * rays[ground, 3:5])
+    return Hits(hits.distances, normals, materials, hits.owners)
 
 
 def rays_from(world_from_sensor: Float64[Array, "4 4"], directions: Float32[Array, "N 3"]) -> Float32[Array, "N 6"]:

@@ -9,17 +9,18 @@ from jaxtyping import Float32, Float64
 from pydantic import TypeAdapter
 
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
-from datasets.synthetic import cameras, lidar, radar
+from datasets.synthetic import cameras, lidar, lidarseg, radar
 from datasets.synthetic.annotations import Annotation, KeyframePoints, annotate
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.effort import Effort, Stopwatch
 from datasets.synthetic.lens import encode
+from datasets.synthetic.passing import Passage
 from datasets.synthetic.picture_rays import StillParts, View, in_view
 from datasets.synthetic.rays import Surroundings
 from datasets.synthetic.rig import CHANNELS, camera, modality
 from datasets.synthetic.scene_faults import scene_faults
-from datasets.synthetic.schedule import Shot, log_name, scene_start_us, shots_of
+from datasets.synthetic.schedule import Shot, log_name, scene_start_us, shots_of, token
 from datasets.synthetic.unfinished import Unfinished
 from datasets.synthetic.world import World, build_world
 
@@ -56,8 +57,13 @@ def _scene(config: WorldConfig, index: int) -> tuple[Surroundings, StillParts, d
 
 
 @lru_cache(maxsize=1)
-def _fans() -> tuple[Float32[Array, "N 3"], Float32[Array, "M 3"]]:
-    return lidar.beam_directions(), radar.fan_directions()
+def _passage(surroundings: Surroundings) -> Passage:
+    return Passage(surroundings)
+
+
+@lru_cache(maxsize=1)
+def _fan() -> Float32[Array, "M 3"]:
+    return radar.fan_directions()
 
 
 @lru_cache(maxsize=len(CAMERA_CHANNELS))
@@ -109,12 +115,20 @@ def _measure(
         view = View(camera(shot.channel, width), world_from_sensor, _pixels(shot.channel, width))
         shown = in_view(view, surroundings.movers, time, cameras.SHADOW_REACH)
         return encode(cameras.render(surroundings.at(time, shown), parts, view, rng)), None
-    instant = surroundings.at(time)
     if shot.channel == LIDAR_CHANNEL:
-        points = lidar.sweep(instant, world_from_sensor, _fans()[0], rng)
-        return points.tobytes(), _to_global(world, world_from_sensor, points)
-    fields = radar.sweep(instant, world, time, mount, _fans()[1], rng)
+        swept = lidar.sweep(world, _passage(surroundings), mount, time, rng)
+        if shot.is_key_frame and faults.has_file(shot):
+            _write_labels(job, world, shot, swept)
+        return swept.points.tobytes(), _to_global(world, world_from_sensor, swept.points)
+    instant = surroundings.at(time)
+    fields = radar.sweep(instant, world, time, mount, _fan(), rng)
     return radar.encode(fields), _to_global(world, world_from_sensor, fields)
+
+
+def _write_labels(job: RecordingJob, world: World, shot: Shot, swept: lidar.Sweep) -> None:
+    name = token(job.config, "sample_data", job.scene, shot.channel, shot.number)
+    path = job.root / lidarseg.labels_file(job.config.version, name)
+    job.unfinished.write(path, lidarseg.labels_of(world, swept).tobytes())
 
 
 def _to_global(

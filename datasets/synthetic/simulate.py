@@ -69,8 +69,8 @@ def _make_folders(root: Path, config: WorldConfig) -> None:
     for folder in ("samples", "sweeps"):
         for channel in CHANNELS:
             (root / folder / channel).mkdir(parents=True, exist_ok=True)
-    for folder in ("maps", "can_bus", config.version):
-        (root / folder).mkdir(exist_ok=True)
+    for folder in ("maps", "can_bus", f"lidarseg/{config.version}", config.version):
+        (root / folder).mkdir(parents=True, exist_ok=True)
 
 
 def _work(unfinished: Unfinished, config: WorldConfig) -> tuple[deque[_Job], dict[int, int], int]:

@@ -1,4 +1,4 @@
-"""The thirteen tables of nuScenes v1.0."""
+"""The thirteen tables of nuScenes v1.0, and those that its LiDAR segmentation adds."""
 
 import numpy as np
 import torch
@@ -7,6 +7,7 @@ from calibration.transforms import to_quaternion
 from datasets.classes import ATTRIBUTES, CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.synthetic.annotations import Annotation
 from datasets.synthetic.config import WorldConfig
+from datasets.synthetic.lidarseg import CATEGORIES, labels_file
 from datasets.synthetic.positioning import LOCATION
 from datasets.synthetic.recording import file_name
 from datasets.synthetic.rig import CHANNELS, MOUNTS, camera, modality
@@ -16,14 +17,6 @@ from datasets.synthetic.world import World
 
 Row = dict[str, object]
 
-CATEGORIES: tuple[str, ...] = (
-    "human.pedestrian.adult", "human.pedestrian.child", "human.pedestrian.wheelchair", "human.pedestrian.stroller",
-    "human.pedestrian.personal_mobility", "human.pedestrian.police_officer", "human.pedestrian.construction_worker",
-    "animal", "vehicle.car", "vehicle.motorcycle", "vehicle.bicycle", "vehicle.bus.bendy", "vehicle.bus.rigid",
-    "vehicle.truck", "vehicle.construction", "vehicle.emergency.ambulance", "vehicle.emergency.police",
-    "vehicle.trailer", "movable_object.barrier", "movable_object.trafficcone", "movable_object.pushable_pullable",
-    "movable_object.debris", "static_object.bicycle_rack",
-)  # fmt: skip
 # nuScenes' visibility levels: token, and the share of the object up to which it applies.
 _VISIBILITY: tuple[tuple[str, int, int], ...] = (("1", 0, 40), ("2", 40, 60), ("3", 60, 80), ("4", 80, 100))
 
@@ -31,7 +24,10 @@ _VISIBILITY: tuple[tuple[str, int, int], ...] = (("1", 0, 40), ("2", 40, 60), ("
 def constant_tables(config: WorldConfig) -> dict[str, list[Row]]:
     """The tables that do not depend on what happens: categories, attributes, visibility levels, sensors."""
     return {
-        "category": [{"token": token(config, "category", n), "name": n, "description": ""} for n in CATEGORIES],
+        "category": [
+            {"token": token(config, "category", name), "name": name, "description": "", "index": index}
+            for index, name in enumerate(CATEGORIES)
+        ],
         "attribute": [{"token": token(config, "attribute", n), "name": n, "description": ""} for n in ATTRIBUTES],
         "visibility": [
             {
@@ -48,7 +44,7 @@ def constant_tables(config: WorldConfig) -> dict[str, list[Row]]:
 def scene_tables(
     config: WorldConfig, index: int, world: World, annotations: dict[int, list[Annotation]]
 ) -> dict[str, list[Row]]:
-    """The rows that one scene adds to the other nine tables."""
+    """The rows that one scene adds to the other ten tables."""
     faults = scene_faults(config, index)
     shots = {c: [shot for shot in shots if faults.has_record(shot)] for c, shots in shots_of(config, index).items()}
     tables = {"log": [_log(config, index)], "map": [_map(config, index)]}
@@ -57,6 +53,7 @@ def scene_tables(
     tables["calibrated_sensor"] = [_calibrated(config, index, channel) for channel in CHANNELS]
     tables["ego_pose"] = [_ego_pose(config, index, world, shot) for c in CHANNELS for shot in shots[c]]
     tables["sample_data"] = [row for c in CHANNELS for row in _sample_data(config, index, shots[c])]
+    tables["lidarseg"] = _lidarseg(config, index, [s for s in shots[LIDAR_CHANNEL] if faults.has_file(s)])
     tables["instance"], tables["sample_annotation"] = _instances(config, index, world, annotations)
     return tables
 
@@ -158,6 +155,13 @@ def _sample_data(config: WorldConfig, index: int, shots: list[Shot]) -> list[Row
             }
         )
     return rows
+
+
+def _lidarseg(config: WorldConfig, index: int, lidar_shots: list[Shot]) -> list[Row]:
+    tokens = [
+        token(config, "sample_data", index, shot.channel, shot.number) for shot in lidar_shots if shot.is_key_frame
+    ]
+    return [{"token": t, "sample_data_token": t, "filename": labels_file(config.version, t)} for t in tokens]
 
 
 def _instances(
