@@ -1,4 +1,4 @@
-"""What stands beside the road and is not annotated: sidewalks, buildings, plot boundaries, trees, lamps, signs, signals."""
+"""What stands beside the road and is not annotated: sidewalks, buildings, plot boundaries, trees, lamps, signs."""
 
 import cv2
 import numpy as np
@@ -143,9 +143,7 @@ class _Plots:
         return True
 
 
-def _buildings(
-    plots: _Plots, path: Path, half: float, side: int, reach: float, rng: np.random.Generator
-) -> list[Mesh]:
+def _buildings(plots: _Plots, path: Path, half: float, side: int, reach: float, rng: np.random.Generator) -> list[Mesh]:
     """A row of blocks behind the sidewalk, wherever the ground is still free."""
     parts = []
     place = -reach

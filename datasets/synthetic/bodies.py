@@ -66,7 +66,7 @@ _SPREAD_WLH: dict[Kind, tuple[float, float, float]] = {
     "pedestrian": (0.17, 0.20, 0.06),
     "traffic_cone": (0.18, 0.15, 0.24),
 }
-# Width, length and height of one object vary together: the correlation of their logarithms is about this in all classes.
+# Width, length and height of an object vary together: their logarithms correlate by about this in all classes.
 _CORRELATION = 0.45
 _CHILD_HEIGHT = (0.62, 0.85)
 
@@ -113,9 +113,7 @@ class Body:
         return self.gait[int(travelled / self.gait_length * len(self.gait)) % len(self.gait)]
 
 
-def draw_body(
-    kind: Kind, rng: np.random.Generator, posture: Posture = "resting", person: Person | None = None
-) -> Body:
+def draw_body(kind: Kind, rng: np.random.Generator, posture: Posture = "resting", person: Person | None = None) -> Body:
     """A random body of this kind; of people, one in eight is a child where it is not said who it is."""
     if kind == "pedestrian" and person is None:
         person = "child" if rng.random() < 0.12 else "adult"
@@ -190,7 +188,7 @@ def _draw_meshes(
 
 
 def _gait(foremost: Mesh, between: Mesh, rearmost: Mesh) -> list[Mesh]:
-    """A cycle through three postures a quarter apart, and back: feet go around, or to and fro, and carry the rest along."""
+    """A cycle through three postures a quarter apart, and back: feet go around, or to and fro."""
     middle, swing = (foremost.vertices + rearmost.vertices) / 2, (foremost.vertices - rearmost.vertices) / 2
     angles = 2 * np.pi * np.arange(_GAIT_PHASES) / _GAIT_PHASES
     return [

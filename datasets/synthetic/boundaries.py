@@ -1,5 +1,7 @@
 """What bounds plots of land: low walls, hedges, fences; and what stands on sidewalks: boxes, bollards, shelters."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from datasets.synthetic.materials import Material
@@ -31,7 +33,7 @@ def hedge(length: float, height: float, rng: np.random.Generator) -> Mesh:
     """A clipped hedge in pieces of slightly different size."""
     edges = np.linspace(-length / 2, length / 2, max(2, round(length / 2.5) + 1))
     parts = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         half, top = float(rng.uniform(0.26, 0.34)), height * float(rng.uniform(0.92, 1.05))
         material = Material.LEAVES if rng.random() < 0.5 else Material.LEAVES_DARK
         parts.append(box((float(low), float(high)), (-half, half), (0.0, top), material))
@@ -43,9 +45,7 @@ def fence(length: float, height: float) -> Mesh:
     half = length / 2
     posts = np.linspace(-half, half, max(2, round(length / 2.5) + 1))
     parts = [bar((float(x), 0.0, 0.0), (float(x), 0.0, height), 0.1, Material.BARK) for x in posts]
-    parts += [
-        bar((-half, 0.0, z), (half, 0.0, z), 0.08, Material.BARK) for z in (0.25 * height, 0.85 * height)
-    ]
+    parts += [bar((-half, 0.0, z), (half, 0.0, z), 0.08, Material.BARK) for z in (0.25 * height, 0.85 * height)]
     boards = np.arange(-half + 0.1, half - 0.1, 0.22)
     # Boards are thin: a single upright rectangle each.
     flat = [panel(0.05, (-0.085, 0.085), (0.06, height - 0.04), Material.BARK).moved(0.0, 0.0, 0.0, np.pi / 2)]

@@ -9,19 +9,19 @@ from datasets.synthetic.arrays import Array
 from datasets.synthetic.bodies import Body, Kind, draw_body
 from datasets.synthetic.following import STANDSTILL_GAP, Driver, follow
 from datasets.synthetic.junction import Junction, Manoeuvre
-from datasets.synthetic.motion import Drive, Track, drive_along, placed
+from datasets.synthetic.motion import Drive, drive_along, placed
 from datasets.synthetic.routes import Lane, Route
 from datasets.synthetic.traffic import EGO_CENTRE, EGO_HALF, Street
 
 # The ego vehicle's bumpers before and behind its rear axle, which follows its route.
 _EGO_FRONT, _EGO_REAR = EGO_CENTRE + EGO_HALF[0], EGO_HALF[0] - EGO_CENTRE
-_SPEEDS = (7.0, 11.0)
+_SPEEDS, _EGO_SPEEDS = (6.5, 11.0), (5.5, 9.5)
 _GENTLE = 1.5  # Braking (m/s^2) that initial speeds leave room for.
-_HITCH_GAP, _TOWED_SHARE = 0.7, 0.5
+_HITCH_GAP, _TOWED_SHARE = 0.7, 0.65
 _PASSES = 8
 _TURN_SHARE = 0.35
 _KINDS: tuple[Kind, ...] = ("car", "truck", "bus", "motorcycle")
-_SHARES = (0.78, 0.11, 0.05, 0.06)
+_SHARES = (0.76, 0.11, 0.07, 0.06)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def plan_ego(
 
     `lead` is how long (seconds) before time 0 the first instant lies.
     """
-    cruise = float(rng.uniform(*_SPEEDS))
+    cruise = float(rng.uniform(*_EGO_SPEEDS))
     if manoeuvre == "stop and go":
         ahead = int(rng.integers(0, 3))
         before = _way_before(0.3 * duration + lead, cruise, 0.0)
@@ -138,7 +138,7 @@ def _fill(
     """The vehicles of one lane at the first instant, front to back; a queue waits at a line that has red then."""
     routes, red = junction.routes(lane), lane.green[0] > -np.inf
     pace = float(rng.uniform(*_SPEEDS))
-    density = float(rng.uniform(8.0, 26.0))
+    density = float(rng.uniform(15.0, 60.0))
     found: list[_Vehicle] = []
     front = min(reach, lane.path.distances[-1] - 30.0) - float(rng.uniform(0.0, 20.0))
     queue = 0 if not red else int(rng.integers(1, 6)) if ahead_at_line is None else ahead_at_line

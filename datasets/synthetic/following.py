@@ -117,7 +117,9 @@ def _leaders(
     own_lane = np.where(turning, columns.exit_lane, columns.lane)
     own_place = np.where(turning, place - columns.shift, place)
     still_there: Bool[Array, N] = place - columns.rear < columns.turn_end
-    lanes: Int64[Array, M] = np.concatenate([np.where(still_there, columns.lane, -1), np.where(turning, columns.exit_lane, -2)])
+    lanes: Int64[Array, M] = np.concatenate(
+        [np.where(still_there, columns.lane, -1), np.where(turning, columns.exit_lane, -2)]
+    )
     ahead = np.concatenate([place, place - columns.shift])
     same = (lanes[None, :] == own_lane[:, None]) & (ahead[None, :] > own_place[:, None] + 1e-6)
     rears = ahead - np.tile(columns.rear, 2)

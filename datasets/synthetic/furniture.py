@@ -14,7 +14,9 @@ def traffic_cone(width: float, height: float) -> Mesh:
     for i in range(len(bands) - 1):
         low, high = float(bands[i]), float(bands[i + 1])
         material = Material.SAFETY_WHITE if i in (1, 3) else Material.SAFETY_ORANGE
-        parts.append(cone((slope * (1.1 - low), slope * (1.1 - high)), (low * height, high * height), material, sides=6))
+        parts.append(
+            cone((slope * (1.1 - low), slope * (1.1 - high)), (low * height, high * height), material, sides=6)
+        )
     return combined(parts)
 
 

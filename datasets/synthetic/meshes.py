@@ -135,14 +135,14 @@ def _bands(sides: int, rings: int) -> Int32[Array, "T 3"]:
     i = np.arange(sides)
     j = (i + 1) % sides
     band = np.concatenate([np.stack([i, j, sides + j], axis=1), np.stack([i, sides + j, sides + i], axis=1)])
-    return np.concatenate([band + ring * sides for ring in range(rings - 1)]).astype(np.int32)
+    return np.asarray(np.concatenate([band + ring * sides for ring in range(rings - 1)]), np.int32)
 
 
 @lru_cache
 def _fan(sides: int, first: int, middle: int) -> Int32[Array, "T 3"]:
     """The triangles between a ring of vertices that starts at `first` and one vertex."""
     i = np.arange(sides)
-    return np.stack([first + i, first + (i + 1) % sides, np.full(sides, middle)], axis=1).astype(np.int32)
+    return np.asarray(np.stack([first + i, first + (i + 1) % sides, np.full(sides, middle)], axis=1), np.int32)
 
 
 def cone(
@@ -169,7 +169,9 @@ def wheel(x: float, y: float, radius: float, width: float, outward: float, sides
     """
     circle, face = _circle(sides) * radius, y + np.sign(outward) * width / 2
     rings = ((circle, 2 * y - face), (circle, face), (0.6 * circle, face), (np.zeros((1, 2)), face))
-    vertices = np.concatenate([np.column_stack([x + c[:, 0], np.full(len(c), at), radius + c[:, 1]]) for c, at in rings])
+    vertices = np.concatenate(
+        [np.column_stack([x + c[:, 0], np.full(len(c), at), radius + c[:, 1]]) for c, at in rings]
+    )
     triangles = np.concatenate([_bands(sides, 3), _fan(sides, 2 * sides, 3 * sides)])
     materials = np.repeat(np.array([Material.TYRE, Material.RIM], np.int32), [4 * sides, sides])
     return Mesh(vertices.astype(np.float32), triangles, materials)
@@ -218,7 +220,9 @@ def prism(
     inset = top_inset * height
     left = np.column_stack([profile[:, 0], y_range[1] - inset, profile[:, 1]])
     right = np.column_stack([profile[:, 0], y_range[0] + inset, profile[:, 1]])
-    flat = [(0, i, i + 1) for i in range(1, count - 1)] + [(count, count + i, count + i + 1) for i in range(1, count - 1)]
+    flat = [(0, i, i + 1) for i in range(1, count - 1)] + [
+        (count, count + i, count + i + 1) for i in range(1, count - 1)
+    ]
     triangles = np.concatenate([_bands(count, 2), np.array(flat, np.int32)])
     vertices = np.concatenate([left, right]).astype(np.float32)
     return Mesh(vertices, triangles, np.full(len(triangles), material, np.int32))

@@ -15,8 +15,8 @@ Times = Float64[Array, "K"]
 
 
 def work_zone(street: Street, plan: RoadPlan, begin: float, side: int, rng: np.random.Generator) -> None:
-    """A stretch of the parking lane fenced off: cones lead around it, barriers along it, machines and workers inside."""
-    count = int(rng.integers(4, 9))
+    """A stretch of the parking lane fenced off: cones and barriers around it, machines and workers inside."""
+    count = int(rng.integers(5, 11))
     for step in range(3):
         for offset, place in (
             (2.5 - 0.7 * step, begin - 5.0 + 1.3 * step),
@@ -28,9 +28,9 @@ def work_zone(street: Street, plan: RoadPlan, begin: float, side: int, rng: np.r
         turn = np.pi / 2 + float(rng.normal(0.0, 0.04))
         x, y, yaw = plan.main.beside(begin + 1.3 + 2.7 * step, side * (plan.edge + 0.35), turn)
         street.add(draw_body("barrier", rng), resting(x, y, yaw, 0.0), margin=0.0)
-    for step in range(int(rng.integers(1, 3))):
+    for step in range(int(rng.integers(1, 4))):
         turn = (0.0 if side < 0 else np.pi) + float(rng.normal(0.0, 0.05))
-        x, y, yaw = plan.main.beside(begin + 6.0 + 9.0 * step, side * (plan.edge + 2.15), turn)
+        x, y, yaw = plan.main.beside(begin + 5.0 + 9.0 * step, side * (plan.edge + 2.15), turn)
         street.add(draw_body("construction_vehicle", rng), resting(x, y, yaw, 0.0), margin=0.02)
     for _ in range(int(rng.integers(2, 5))):
         place = begin + float(rng.uniform(0.0, 2.7 * count))
@@ -42,15 +42,17 @@ def work_zone(street: Street, plan: RoadPlan, begin: float, side: int, rng: np.r
         street.add(body, resting(x, y, yaw, 0.0))
 
 
-def cyclists(street: Street, plan: RoadPlan, reach: float, times: Times, rng: np.random.Generator) -> None:
-    """People on bicycles at the right edge of the carriageway."""
+def cyclists(street: Street, plan: RoadPlan, near: tuple[float, float], times: Times, rng: np.random.Generator) -> None:
+    """People on bicycles at the right edge of the carriageway, around where the ego vehicle comes through."""
     offset = plan.edge + 0.1
-    for _ in range(int(rng.integers(3, 7))):
-        forward = rng.random() < 0.5
-        path = plan.main.shifted(-offset) if forward else plan.main.shifted(offset).reversed()
-        start, speed = float(rng.uniform(-0.7 * reach, 0.5 * reach)), float(rng.uniform(3.0, 6.0))
-        body = draw_body("bicycle", rng, "ridden")
-        street.add(body, along(path, start, times, speed), parked=False, margin=0.05)
+    for _ in range(int(rng.integers(3, 8))):
+        speed = float(rng.uniform(3.0, 6.0))
+        start = float(rng.uniform(near[0] - 15.0, near[1] + 15.0)) - speed * float(times[-1]) / 2
+        if rng.random() < 0.5:
+            track = along(plan.main.shifted(-offset), start, times, speed)
+        else:
+            track = along(plan.main.shifted(offset).reversed(), -start - speed * float(times[-1]), times, speed)
+        street.add(draw_body("bicycle", rng, "ridden"), track, parked=False, margin=0.05)
 
 
 def sidewalk_people(
@@ -61,12 +63,12 @@ def sidewalk_people(
     `near` is the stretch of the main road that the ego vehicle comes through; that is where most of them are.
     """
     for path, half, other_half, count, (low, high) in (
-        (plan.main, plan.main_half_width, plan.cross_half_width, rng.uniform(8.0, 26.0), near),
+        (plan.main, plan.main_half_width, plan.cross_half_width, rng.uniform(14.0, 36.0), near),
         (plan.cross, plan.cross_half_width, plan.main_half_width, rng.uniform(2.0, 6.0), (-45.0, 45.0)),
     ):
         gap = other_half + CORNER + 0.5
         for _ in range(int(count)):
-            side, place = int(rng.choice([-1, 1])), float(rng.uniform(low - 25.0, high + 25.0))
+            side, place = int(rng.choice([-1, 1])), float(rng.uniform(low - 10.0, high + 10.0))
             offset = side * (half + float(rng.uniform(0.7, SIDEWALK_WIDTH - 0.6)))
             standing, onward = rng.random() < 0.3, rng.random() < 0.5
             speed = float(rng.uniform(0.8, 1.8))
@@ -80,9 +82,7 @@ def sidewalk_people(
                 offset = side * float(np.clip(abs(inside), half + 0.6, half + SIDEWALK_WIDTH - 0.5))
 
 
-def _stand(
-    street: Street, path: Path, place: float, offset: float, gap: float, rng: np.random.Generator
-) -> None:
+def _stand(street: Street, path: Path, place: float, offset: float, gap: float, rng: np.random.Generator) -> None:
     if abs(place) > gap:
         x, y, yaw = path.beside(place, offset, float(rng.uniform(-np.pi, np.pi)))
         street.add(draw_body("pedestrian", rng), resting(x, y, yaw, CURB_HEIGHT))

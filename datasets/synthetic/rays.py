@@ -73,6 +73,7 @@ class _Movers:
 
     def __init__(self, users: list[RoadUser]) -> None:
         self._users = users
+        # A body's triangles stay the same in every posture; its vertices are taken at the instant.
         self._mesh = combined([user.body.mesh for user in users])
         counts = [len(user.body.mesh.vertices) for user in users]
         self._user_of_vertex = np.repeat(np.arange(len(users)), counts)
@@ -83,7 +84,8 @@ class _Movers:
     def at(self, time: float) -> _Target:
         poses = np.array([(*user.track.at(time), user.track.z) for user in self._users], np.float64).reshape(-1, 4)
         cos, sin = np.cos(poses[:, 2])[self._user_of_vertex], np.sin(poses[:, 2])[self._user_of_vertex]
-        own, place = self._mesh.vertices, poses[self._user_of_vertex]
+        own = np.concatenate([np.zeros((0, 3), np.float32), *(user.mesh_at(time).vertices for user in self._users)])
+        place = poses[self._user_of_vertex]
         vertices = np.empty_like(own)
         vertices[:, 0] = cos * own[:, 0] - sin * own[:, 1] + place[:, 0]
         vertices[:, 1] = sin * own[:, 0] + cos * own[:, 1] + place[:, 1]

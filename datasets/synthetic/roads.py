@@ -14,11 +14,12 @@ from datasets.synthetic.paths import Path, through
 
 LANE_WIDTH = 3.5
 PARKING_WIDTH = 3.0
+BAYS_WIDTH = 5.6  # Of the parking lane where vehicles stand at a right angle to the road.
 SIDEWALK_WIDTH = 4.5
 CURB_HEIGHT = 0.12
 CORNER = 6.0  # From the edge of the crossing road to where the raised sidewalk begins.
 _STRAIGHT = 30.0  # The main road bends no nearer to the junction.
-_CAR_PARK_GAP, _CAR_PARK_SHARE = 19.0, 0.5  # From the junction to a car park; how many of four places have one.
+_CAR_PARK_GAP, _CAR_PARK_SHARE = 19.0, 0.3  # From the junction to a car park; how many of four places have one.
 RESOLUTION = 0.1  # Metres for each cell of the surface map, as in nuScenes' map masks.
 
 
@@ -42,8 +43,8 @@ class SurfaceMap:
 class RoadLayout:
     """What a road plan is made from: lengths in metres, curvature in 1/m, angles in radians.
 
-    `median` is the width of the raised strip between the main road's two directions, 0 for a painted line; `skew` is
-    by how much the roads cross at another than a right angle.
+    `median` is the width of the raised strip between the main road's two directions, 0 for a painted line; `parking` is
+    the width of its parking lanes; `skew` is by how much the roads cross at another than a right angle.
     """
 
     half_size: float
@@ -52,6 +53,7 @@ class RoadLayout:
     curvature: float = 0.0
     lanes: int = 1
     median: float = 0.0
+    parking: float = PARKING_WIDTH
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class RoadPlan:
         """From the main road's middle to where its parking lanes begin, metres."""
         return self.median / 2 + self.lanes * LANE_WIDTH
 
+    @property
+    def has_bays(self) -> bool:
+        """Whether vehicles park at a right angle to the main road instead of along it."""
+        return self.main_half_width - self.edge > (PARKING_WIDTH + BAYS_WIDTH) / 2
+
     def lane(self, forward: bool, index: int) -> Path:
         """The middle of a lane of the main road in driving direction; index 0 is the inner one."""
         offset = self.median / 2 + (index + 0.5) * LANE_WIDTH
@@ -87,7 +94,7 @@ def plan_roads(layout: RoadLayout, rng: np.random.Generator) -> RoadPlan:
     reach = layout.half_size * 1.3
     main = through(0.0, 0.0, layout.yaw, layout.curvature, reach, straight=_STRAIGHT)
     cross = through(0.0, 0.0, layout.yaw + np.pi / 2 + layout.skew, 0.0, reach)
-    main_half = layout.median / 2 + layout.lanes * LANE_WIDTH + PARKING_WIDTH
+    main_half = layout.median / 2 + layout.lanes * LANE_WIDTH + layout.parking
     cross_half = LANE_WIDTH + 0.6
     parks = _plan_car_parks(main, main_half, layout.curvature, rng)
     bare = SurfaceMap(np.zeros((1, 1), np.uint8), layout.half_size)
@@ -100,9 +107,9 @@ def _plan_car_parks(main: Path, half: float, curvature: float, rng: np.random.Ge
     parks = []
     for side in (-1, 1):
         for beyond in (-1, 1):
-            length, rows = float(rng.uniform(26.0, 58.0)), int(rng.integers(2, 5))
+            length, rows = float(rng.uniform(20.0, 45.0)), int(rng.integers(2, 5))
             slant = float(rng.choice([0.0, 0.0, 0.35, -0.35]))
-            place = beyond * (_CAR_PARK_GAP + length / 2 + float(rng.uniform(0.0, 18.0)))
+            place = beyond * (_CAR_PARK_GAP + length / 2 + float(rng.uniform(0.0, 12.0)))
             if rng.random() > _CAR_PARK_SHARE:
                 continue
             x, y, yaw = (float(v) for v in main.at(np.array([place]))[0])
@@ -226,6 +233,8 @@ def _raised_strip(edges: Float64[Array, "K 2 2"]) -> Mesh:
         [np.hstack([edges[:, 0], floor]), np.hstack([edges[:, 0], top]), np.hstack([edges[:, 1], top])]
     )
     i = np.arange(count - 1)
-    wall = np.concatenate([np.stack([i, i + 1, count + i + 1], axis=1), np.stack([i, count + i + 1, count + i], axis=1)])
+    wall = np.concatenate(
+        [np.stack([i, i + 1, count + i + 1], axis=1), np.stack([i, count + i + 1, count + i], axis=1)]
+    )
     materials = np.repeat(np.array([Material.CURB, Material.SIDEWALK], np.int32), 2 * len(i))
     return Mesh(vertices.astype(np.float32), np.concatenate([wall, wall + count]).astype(np.int32), materials)

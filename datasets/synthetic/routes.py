@@ -76,7 +76,10 @@ def _joined(lane: Lane, target: Lane, arc: Path, begin: float, radius: float) ->
     moved = arc.points + lane.path.at(np.array([begin]))[0, :2]
     reached = float((moved[-1] - zero[:2]) @ np.array([np.cos(zero[2]), np.sin(zero[2])]))
     end = begin + float(arc.distances[-1])
-    before, after = _piece(lane.path, lane.path.distances[0], begin), _piece(target.path, reached, target.path.distances[-1])
+    before, after = (
+        _piece(lane.path, lane.path.distances[0], begin),
+        _piece(target.path, reached, target.path.distances[-1]),
+    )
     turned = np.round((arc.yaws[-1] - zero[2]) / (2 * np.pi)) * 2 * np.pi
     path = Path(
         np.concatenate([before.points[:-1], moved, after.points[1:]]),

@@ -52,7 +52,7 @@ class RoadUser:
 
 @dataclass(frozen=True)
 class _Ground:
-    """The rectangle that something needs: its poses at T instants (one stands for all time), half length, half width."""
+    """The rectangle that something needs: its poses at T instants (one for all time), half length, half width."""
 
     poses: Float64[Array, "T 3"]
     half: tuple[float, float]

@@ -24,7 +24,7 @@ def _lights(length: float, width: float, z: float) -> list[Mesh]:
 
 def _wheels(xs: list[float], width: float, radius: float, thickness: float) -> list[Mesh]:
     across = width / 2 - thickness / 2
-    return [wheel(x, side * across, radius, thickness, side) for x in xs for side in (-1, 1)]
+    return [wheel(x, side * across, radius, thickness, side) for x in xs for side in (-1.0, 1.0)]
 
 
 def car(length: float, width: float, height: float, paint: Material) -> Mesh:

@@ -16,7 +16,7 @@ from datasets.synthetic.driving import drive_everyone, plan_ego
 from datasets.synthetic.junction import LINE_BEFORE_CROSS, Manoeuvre, plan_junction
 from datasets.synthetic.meshes import Mesh
 from datasets.synthetic.motion import LEAD, Drive, clock
-from datasets.synthetic.roads import RoadLayout, RoadPlan, plan_roads
+from datasets.synthetic.roads import BAYS_WIDTH, PARKING_WIDTH, RoadLayout, RoadPlan, plan_roads
 from datasets.synthetic.traffic import RoadUser, Street
 
 MANOEUVRES: tuple[Manoeuvre, ...] = ("straight", "curve", "turn right", "turn left", "stop and go", "u-turn")
@@ -76,7 +76,8 @@ def _layout(manoeuvre: Manoeuvre, half: float, rng: np.random.Generator) -> Road
     if manoeuvre == "u-turn":
         # A car needs this much room to turn around.
         lanes, median = 2, float(rng.uniform(2.5, 4.0))
-    return RoadLayout(half, yaw, skew, curvature, lanes, median if lanes == 2 else 0.0)
+    parking = BAYS_WIDTH if rng.random() < 0.35 else PARKING_WIDTH
+    return RoadLayout(half, yaw, skew, curvature, lanes, median if lanes == 2 else 0.0, parking)
 
 
 def _describe(conditions: Conditions, manoeuvre: str, users: list[RoadUser]) -> str:
@@ -93,17 +94,19 @@ def _describe(conditions: Conditions, manoeuvre: str, users: list[RoadUser]) -> 
 def _populate(street: Street, plan: RoadPlan, drive: Drive, reach: float, rng: np.random.Generator) -> None:
     """All that stands at the road and goes along it, after those who drive have taken their ground."""
     times = drive.track.times
+    ends = [_along_main(plan, drive.track.poses[i, :2]) for i in (0, -1)]
+    near = (min(ends), max(ends))
+    for side in rng.permutation([-1, 1])[: 2 if rng.random() < 0.4 else 1]:
+        populate.work_zone(street, plan, _place_near(plan, drive, rng), int(side), rng)
+    populate.cyclists(street, plan, near, times, rng)
     for side in (-1, 1):
-        populate.work_zone(street, plan, _place_near(plan, drive, rng), side, rng)
-        parking.parked_row(street, plan, side, reach, rng)
+        parking.parked_row(street, plan, side, (near[0] - 18.0, near[1] + 18.0), rng)
     for park in plan.car_parks:
         parking.fill_car_park(street, park, rng)
         populate.car_park_people(street, park, times, rng)
     populate.crossing_people(street, plan, times, rng)
-    populate.cyclists(street, plan, reach, times, rng)
-    parking.stabled_cycles(street, plan, reach, rng)
-    ends = [_along_main(plan, drive.track.poses[i, :2]) for i in (0, -1)]
-    populate.sidewalk_people(street, plan, (min(ends), max(ends)), times, rng)
+    parking.stabled_cycles(street, plan, near, rng)
+    populate.sidewalk_people(street, plan, near, times, rng)
 
 
 def _along_main(plan: RoadPlan, place: Float64[Array, "2"]) -> float:
