@@ -19,7 +19,7 @@ _SPEEDS, _EGO_SPEEDS = (6.5, 11.0), (5.5, 9.5)
 _GENTLE = 1.5  # Braking (m/s^2) that initial speeds leave room for.
 _HITCH_GAP, _TOWED_SHARE = 0.7, 0.65
 _PASSES = 8
-_TURN_SHARE = 0.35
+_TURN_SHARE = 0.5
 _KINDS: tuple[Kind, ...] = ("car", "truck", "bus", "motorcycle")
 _SHARES = (0.76, 0.11, 0.07, 0.06)
 
@@ -54,16 +54,16 @@ def plan_ego(
     cruise = float(rng.uniform(*_EGO_SPEEDS))
     if manoeuvre == "stop and go":
         ahead = int(rng.integers(0, 3))
-        before = _way_before(0.3 * duration + lead, cruise, 0.0)
+        before = _way_before(0.22 * duration + lead, cruise, 0.0)
         start = stop_line - _EGO_FRONT - 0.5 - 7.0 * ahead - before
         speed = min(cruise, float(np.sqrt(2 * _GENTLE * before)))
-        return EgoPlan(manoeuvre, start, speed, cruise, ahead), 0.55 * duration
+        return EgoPlan(manoeuvre, start, speed, cruise, ahead), 0.65 * duration
     if manoeuvre in ("turn right", "turn left", "u-turn"):
         slow = {"turn right": 4.0, "turn left": 4.8, "u-turn": 3.2}[manoeuvre]
         before = _way_before(0.4 * duration + lead, cruise, slow)
         start = (-12.0 if manoeuvre != "u-turn" else -5.0) - before
         speed = min(cruise, float(np.sqrt(slow**2 + 2 * 1.2 * before)))
-        return EgoPlan(manoeuvre, start, speed, cruise, 0), 0.4 * duration + 4.5
+        return EgoPlan(manoeuvre, start, speed, cruise, 0), 0.4 * duration + 3.5
     total = cruise * duration
     if manoeuvre == "curve":
         at_zero = 45.0 if rng.random() < 0.5 else -45.0 - total
@@ -147,7 +147,9 @@ def _fill(
             front = lane.stop_line - float(rng.uniform(0.2, 0.8))
         vehicle = _draw(front, routes, pace, rng)
         rear = vehicle.driver.start - vehicle.driver.rear
-        if ego is not None and rear < ego.driver.start + _EGO_FRONT + 4.0 + 1.0 * ego.driver.speed:
+        # An ego vehicle that turns has nobody before it at the line.
+        first = ego is not None and np.isfinite(ego.driver.route.turn[0]) and rear < lane.clear
+        if ego is not None and (first or rear < ego.driver.start + _EGO_FRONT + 4.0 + 1.0 * ego.driver.speed):
             # Here comes the ego vehicle itself; the next one keeps its distance to it.
             found.append(ego)
             front, ego = ego.driver.start - _EGO_REAR - 5.0 - pace * 1.2, None

@@ -20,6 +20,8 @@ STANDSTILL_GAP, HEADWAY = 2.0, 1.3  # Metres and seconds between bumpers.
 _RED_LIGHT_BRAKING = 3.5
 _TURN_BRAKING = 1.2
 _NOBODY = 1e4
+_STEP = 0.1  # Seconds between decisions.
+_START = 0.5  # Who stands starts when this acceleration (m/s^2) is in order.
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,26 @@ def follow(
 ) -> tuple[Float64[Array, "K N"], Float64[Array, "K N"]]:
     """Metres on its route and speed (m/s) of every driver at each instant; `times` are evenly spaced.
 
-    Nobody drives backwards, and who stands stays until it is worth starting.
+    Nobody drives backwards, and who stands stays until it is worth starting. Accelerations are constant over _STEP.
     """
     columns = _Drivers(drivers)
-    places = np.empty((len(times), len(drivers)))
+    instants = np.arange(times[0], times[-1] + _STEP, _STEP)
+    places = np.empty((len(instants), len(drivers)))
     speeds = np.empty_like(places)
     place, speed = (np.array([getattr(driver, name) for driver in drivers]) for name in ("start", "speed"))
-    step = float(times[1] - times[0])
-    for k, time in enumerate(times):
+    for k, time in enumerate(instants):
         places[k], speeds[k] = place, speed
         acceleration = _accelerations(columns, place, speed, float(time))
-        wanted = speed + acceleration * step
-        wanted[(wanted < 0.05) & (acceleration < 0.3)] = 0.0
-        wanted = np.maximum(wanted, 0.0)
-        place, speed = place + 0.5 * (speed + wanted) * step, wanted
-    return places, speeds
+        # The model would creep for ever towards where it stops: people stop, and start when there is room.
+        stopping = (speed < 0.6) & (acceleration < 0.2)
+        acceleration = np.where(stopping, np.minimum(acceleration, -0.8), acceleration)
+        wanted = np.maximum(speed + acceleration * _STEP, 0.0)
+        wanted[(speed == 0.0) & (acceleration < _START)] = 0.0
+        place, speed = place + 0.5 * (speed + wanted) * _STEP, wanted
+    below = np.minimum(((times - times[0]) / _STEP).astype(np.int64), len(instants) - 2)
+    since = (times - instants[below])[:, None]
+    gained = np.diff(speeds, axis=0)[below] / _STEP
+    return places[below] + speeds[below] * since + 0.5 * gained * since**2, speeds[below] + gained * since
 
 
 def _accelerations(
@@ -121,7 +128,9 @@ def _leaders(
         [np.where(still_there, columns.lane, -1), np.where(turning, columns.exit_lane, -2)]
     )
     ahead = np.concatenate([place, place - columns.shift])
-    same = (lanes[None, :] == own_lane[:, None]) & (ahead[None, :] > own_place[:, None] + 1e-6)
+    # Who turns need not care for those who still wait at the exit lane's own line.
+    beyond = np.where(turning, np.maximum(own_place, columns.turn_end - columns.shift - 8.0), own_place)
+    same = (lanes[None, :] == own_lane[:, None]) & (ahead[None, :] > beyond[:, None] + 1e-6)
     rears = ahead - np.tile(columns.rear, 2)
     gaps = np.where(same, rears[None, :] - (own_place + columns.front)[:, None], _NOBODY)
     nearest = gaps.argmin(axis=1)

@@ -13,7 +13,7 @@ Approach = Literal["forward", "backward", "cross forward", "cross backward"]
 
 _RIGHT_RADIUS, _LEFT_RADIUS = 7.5, 10.5
 # From the stop line's far side to the crossing road's edge, as painted.
-LINE_BEFORE_CROSS, _ALL_RED = 5.5, 3.0
+LINE_BEFORE_CROSS, _ALL_RED = 5.5, 2.5
 _U_TURN_BEGIN = -5.0  # Before the crossing road's middle; metres.
 
 
@@ -98,10 +98,14 @@ def _lights(
         return {"forward": main, "backward": main, "cross forward": cross, "cross backward": cross}
     if manoeuvre in ("turn left", "u-turn"):
         # Those who come towards the ego vehicle wait until it has turned.
-        released = (crossing_time + 1.0, np.inf)
+        released = (crossing_time + 0.5, np.inf)
         return {"forward": ALWAYS, "backward": released, "cross forward": NEVER, "cross backward": NEVER}
-    if rng.random() < 0.4:
-        return {"forward": ALWAYS, "backward": ALWAYS, "cross forward": NEVER, "cross backward": NEVER}
-    change = max(crossing_time + 0.5, float(rng.uniform(0.3, 0.8)) * duration)
+    # In half of the scenes those who come towards the ego vehicle have had to wait for others to turn left.
+    released = float(rng.uniform(0.0, 0.4)) * duration if rng.random() < 0.5 else -np.inf
+    if rng.random() < 0.3:
+        backward = (released, np.inf)
+        return {"forward": ALWAYS, "backward": backward, "cross forward": NEVER, "cross backward": NEVER}
+    change = max(crossing_time + 0.5, float(rng.uniform(0.2, 0.7)) * duration)
     main, cross = (-np.inf, change), (change + _ALL_RED, np.inf)
-    return {"forward": main, "backward": main, "cross forward": cross, "cross backward": cross}
+    backward = (min(released, change), change)
+    return {"forward": main, "backward": backward, "cross forward": cross, "cross backward": cross}
