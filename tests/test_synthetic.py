@@ -356,7 +356,7 @@ def test_what_is_in_use_or_makes_no_sense_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", list(CATEGORY_OF_KIND))
 def test_meshes_fill_their_boxes(kind: str) -> None:
     for seed in range(5):
-        body = draw_body(kind, np.random.default_rng(seed), rider=bool(seed % 2), walking=bool(seed % 2))  # type: ignore[arg-type]
+        body = draw_body(kind, np.random.default_rng(seed), ("resting", "ridden", "walking")[seed % 3])  # type: ignore[arg-type]
         width, length, height = body.size_wlh
         low, high = body.mesh.vertices.min(axis=0), body.mesh.vertices.max(axis=0)
         assert np.allclose(high, [length / 2 - BOX_MARGIN, width / 2 - BOX_MARGIN, height - BOX_MARGIN], atol=2e-3)

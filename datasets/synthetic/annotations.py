@@ -140,7 +140,7 @@ def _visibilities(
 
 def _surface_points(user: RoadUser, time: float) -> Float32[Array, "K 3"]:
     """Places on the object's surface, spread over its triangles by their area."""
-    mesh = user.body.mesh
+    mesh = user.mesh_at(time)
     rng = np.random.default_rng(user.number)
     corners = mesh.vertices[mesh.triangles]
     areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)

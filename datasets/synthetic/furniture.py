@@ -3,7 +3,7 @@
 import numpy as np
 
 from datasets.synthetic.materials import FACADES, Material
-from datasets.synthetic.meshes import Mesh, ball, bar, box, combined, cone
+from datasets.synthetic.meshes import Mesh, ball, bar, box, combined, cone, panel
 
 
 def traffic_cone(width: float, height: float) -> Mesh:
@@ -14,7 +14,9 @@ def traffic_cone(width: float, height: float) -> Mesh:
     for i in range(len(bands) - 1):
         low, high = float(bands[i]), float(bands[i + 1])
         material = Material.SAFETY_WHITE if i in (1, 3) else Material.SAFETY_ORANGE
-        parts.append(cone((slope * (1.1 - low), slope * (1.1 - high)), (low * height, high * height), material))
+        parts.append(
+            cone((slope * (1.1 - low), slope * (1.1 - high)), (low * height, high * height), material, sides=6)
+        )
     return combined(parts)
 
 
@@ -22,15 +24,14 @@ def barrier(width: float, length: float, height: float) -> Mesh:
     """A work-zone barrier: striped boards along y on two feet."""
     half = width / 2
     parts = []
-    for low, high in ((0.3, 0.58), (0.7, 1.0)):
+    for low, high in ((0.3 * height, 0.58 * height), (0.7 * height, height)):
+        parts.append(box((-0.05, 0.05), (-half, half), (low, high), Material.SAFETY_ORANGE))
         edges = np.linspace(-half, half, 9)
-        for i in range(8):
-            material = Material.SAFETY_WHITE if i % 2 else Material.SAFETY_ORANGE
-            parts.append(
-                box((-0.05, 0.05), (float(edges[i]), float(edges[i + 1])), (low * height, high * height), material)
-            )
+        for i in range(1, 8, 2):
+            stripe = (float(edges[i]), float(edges[i + 1]))
+            parts += [panel(x, stripe, (low, high), Material.SAFETY_WHITE) for x in (-0.055, 0.055)]
     for y in (-0.8 * half, 0.8 * half):
-        parts.append(box((-0.06, 0.06), (y - 0.05, y + 0.05), (0.1, height), Material.METAL))
+        parts.append(bar((0.0, y, 0.1), (0.0, y, height), 0.11, Material.METAL))
         parts.append(box((-length / 2, length / 2), (y - 0.1, y + 0.1), (0.0, 0.12), Material.PLASTIC))
     return combined(parts)
 
@@ -52,7 +53,7 @@ def traffic_light(height: float) -> Mesh:
     parts = [
         cone((0.09, 0.07), (0.0, height), Material.METAL, sides=6),
         box((-0.25, 0.05), (-0.18, 0.18), (height - 1.0, height), Material.PLASTIC),
-        box((-0.27, -0.2), (-0.1, 0.1), (height - 0.3, height - 0.1), Material.SIGNAL_RED),
+        panel(-0.27, (-0.1, 0.1), (height - 0.3, height - 0.1), Material.SIGNAL_RED),
     ]
     return combined(parts)
 
@@ -63,7 +64,7 @@ def sign(height: float) -> Mesh:
         [
             cone((0.04, 0.04), (0.0, height), Material.METAL, sides=5),
             box((-0.08, -0.04), (-0.32, 0.32), (height - 0.7, height), Material.SAFETY_WHITE),
-            box((-0.09, -0.05), (-0.25, 0.25), (height - 0.62, height - 0.08), Material.SIGN_RED),
+            panel(-0.09, (-0.25, 0.25), (height - 0.62, height - 0.08), Material.SIGN_RED),
         ]
     )
 
@@ -77,7 +78,7 @@ def tree(height: float, rng: np.random.Generator) -> Mesh:
             x, y = (float(v) for v in rng.uniform(-0.45, 0.45, 2) * radius)
             z = float(rng.uniform(0.55, 0.8)) * height
             size = radius * float(rng.uniform(0.6, 0.9))
-            parts.append(ball((x, y, z), (size, size, 0.8 * size), material, sides=8, rings=5))
+            parts.append(ball((x, y, z), (size, size, 0.8 * size), material, sides=7, rings=4))
     return combined(parts)
 
 

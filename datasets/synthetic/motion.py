@@ -1,6 +1,7 @@
-"""How things move: tracks of road users, speed plans, and the ego vehicle's drive with its pitch and roll."""
+"""How things move: tracks of road users, and the ego vehicle's drive with its pitch and roll."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float64
@@ -9,12 +10,12 @@ from datasets.synthetic.arrays import Array
 from datasets.synthetic.paths import Path
 
 _RATE = 50.0
-_LEAD = 1.5  # Tracks begin this long before the first keyframe and end as long after the last.
+LEAD = 1.5  # Tracks begin this long before the first keyframe and end as long after the last.
 
 
 def clock(duration: float) -> Float64[Array, "K"]:
     """The instants at which tracks are sampled, seconds."""
-    return np.arange(-_LEAD, duration + _LEAD + 1e-9, 1.0 / _RATE)
+    return np.arange(-LEAD, duration + LEAD + 1e-9, 1.0 / _RATE)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,17 @@ class Track:
         (x0, y0, _), (x1, y1, _) = self.at(time - 0.02), self.at(time + 0.02)
         return (x1 - x0) / 0.04, (y1 - y0) / 0.04
 
+    def travelled(self, time: float) -> float:
+        """Metres gone since the first instant."""
+        if len(self.times) == 1:
+            return 0.0
+        return float(np.interp(time, self.times, self._gone))
+
+    @cached_property
+    def _gone(self) -> Float64[Array, "K"]:
+        steps = np.hypot(*np.diff(self.poses[:, :2], axis=0).T)
+        return np.concatenate([[0.0], np.cumsum(steps)])
+
     @property
     def moves(self) -> bool:
         """Whether it ever leaves its place."""
@@ -57,30 +69,17 @@ def resting(x: float, y: float, yaw: float, z: float) -> Track:
     return Track(np.zeros(1), np.array([[x, y, yaw]]), z)
 
 
-def along(
-    path: Path, start: float, times: Float64[Array, "K"], travelled: Float64[Array, "K"], z: float = 0.0
-) -> Track:
-    """The track of what is at `start` on the path at time 0 and has travelled so far at each time."""
-    return Track(times, path.at(start + travelled), z)
+def placed(path: Path, places: Float64[Array, "K"], times: Float64[Array, "K"], z: float = 0.0) -> Track:
+    """The track of what is so far along a path at each time."""
+    if np.ptp(places) < 1e-6:
+        x, y, yaw = (float(v) for v in path.at(places[:1])[0])
+        return resting(x, y, yaw, z)
+    return Track(times, path.at(places), z)
 
 
-def travel(times: Float64[Array, "K"], speeds: Float64[Array, "K"]) -> Float64[Array, "K"]:
-    """Metres gone at each time, 0 at time 0, for a speed at each time."""
-    gone = np.concatenate([[0.0], np.cumsum(0.5 * (speeds[1:] + speeds[:-1]) * np.diff(times))])
-    gone -= np.interp(0.0, times, gone)
-    return np.asarray(gone)
-
-
-def speed_plan(
-    times: Float64[Array, "K"], marks: list[tuple[float, float]], smoothing: float = 0.8
-) -> Float64[Array, "K"]:
-    """Speeds through marks of (time, m/s), smoothed over some seconds so that acceleration stays bounded."""
-    marked = np.array(marks)
-    dense = np.arange(times[0] - 3.0, times[-1] + 3.0, 1.0 / _RATE)
-    speeds = np.interp(dense, marked[:, 0], marked[:, 1])
-    kernel = np.hanning(max(3, int(smoothing * _RATE)) + 2)
-    smooth = np.convolve(np.pad(speeds, len(kernel) // 2, mode="edge"), kernel / kernel.sum(), mode="valid")
-    return np.asarray(np.maximum(np.interp(times, dense, smooth[: len(dense)]), 0.0))
+def along(path: Path, start: float, times: Float64[Array, "K"], speed: float, z: float = 0.0) -> Track:
+    """The track of what is at `start` on the path at time 0 and keeps its speed (m/s)."""
+    return Track(times, path.at(start + speed * times), z)
 
 
 @dataclass(frozen=True)
@@ -124,16 +123,26 @@ class Drive:
 
 def drive_along(
     path: Path,
-    start: float,
+    places: Float64[Array, "K"],
     times: Float64[Array, "K"],
     speeds: Float64[Array, "K"],
-    rng: np.random.Generator,
+    sway: Float64[Array, "4"],
 ) -> Drive:
-    """The ego vehicle on a path with these speeds; it dives when braking, leans in curves, and sways a little."""
-    track = along(path, start, times, travel(times, speeds))
+    """The ego vehicle on a path; it dives when braking, leans in curves, and sways a little.
+
+    `sway` (numbers in 0..1) chooses rhythm and phase of the swaying.
+    """
+    track = Track(times, path.at(places), 0.0)
     braking, yaw_rates = np.gradient(speeds, times), np.gradient(track.poses[:, 2], times)
-    sway = [0.002 * np.sin(2 * np.pi * (times * rng.uniform(0.5, 1.2) + rng.uniform())) for _ in range(2)]
+    swaying = [0.002 * np.sin(2 * np.pi * (times * (0.5 + 0.7 * sway[i]) + sway[i + 2])) for i in (0, 1)]
     moving = np.clip(speeds / 5.0, 0.0, 1.0)
-    pitches = 0.004 * braking + sway[0] * moving
-    rolls = 0.004 * speeds * yaw_rates + sway[1] * moving
+    pitches = 0.004 * _settled(braking) + swaying[0] * moving
+    rolls = 0.004 * _settled(speeds * yaw_rates) + swaying[1] * moving
     return Drive(track, speeds, pitches, rolls)
+
+
+def _settled(values: Float64[Array, "K"]) -> Float64[Array, "K"]:
+    """Smoothed over the half second that springs and dampers need to follow."""
+    kernel = np.hanning(int(0.5 * _RATE) + 2)
+    padded = np.pad(values, len(kernel) // 2, mode="edge")
+    return np.asarray(np.convolve(padded, kernel / kernel.sum(), mode="valid")[: len(values)])

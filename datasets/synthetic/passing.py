@@ -1,7 +1,8 @@
 """Casting rays each of which has an instant of its own at a world that moves meanwhile.
 
-A rigid body that moves is at rest in its own frame: its triangles are sorted once for a whole scene, and each ray is
-turned into the frame of every body whose box it crosses, as the body stood at the ray's instant.
+A body that moves is at rest in its own frame: its triangles are sorted once for a whole scene (of people, those of each
+posture), and each ray is turned into the frame of every body whose box it crosses, as the body stood at the ray's
+instant.
 """
 
 import math
@@ -25,7 +26,9 @@ class Passage:
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._world, self._still, self._users = surroundings.world, surroundings.still, surroundings.movers
-        meshes = [user.body.mesh for user in self._users]
+        meshes = [posture for user in self._users for posture in user.body.postures]
+        counts = [len(user.body.postures) for user in self._users]
+        self._first_bodies = np.cumsum([0, *counts[:-1]]) if counts else np.zeros(0, np.int64)
         self._boxes = np.array(
             [(*mesh.vertices.min(axis=0), *mesh.vertices.max(axis=0)) for mesh in meshes], np.float64
         ).reshape(-1, 6)
@@ -33,7 +36,7 @@ class Passage:
         self._cells = (np.stack([numbers % side, numbers // side], axis=1) - (side - 1) / 2) * _SPACING
         placed = combined([mesh.moved(x, y, 0.0) for mesh, (x, y) in zip(meshes, self._cells, strict=True)])
         triangles = [len(mesh.triangles) for mesh in meshes]
-        owners = np.array([user.number for user in self._users], np.int32)
+        owners = np.repeat(np.array([user.number for user in self._users], np.int32), counts)
         self._bodies = Target(placed, np.repeat(owners, triangles))
         # The row after the last belongs to no body: where rays end that meet nothing.
         self._body_of_triangle = np.append(np.repeat(numbers, triangles), -1)
@@ -53,9 +56,13 @@ class Passage:
             for time in (start, end)
         )
         columns, within = np.ascontiguousarray(rays.T, np.float64), np.minimum(distances, np.float32(REACH))
-        crossing, bodies, local = _crossing(columns, moments, within, first, last, self._boxes, self._cells)
+        postures = [user.posture((start + end) / 2) for user in self._users]
+        shown = self._first_bodies + np.array(postures, np.int64)
+        crossing, bodies, local = _crossing(
+            columns, moments, within, first, last, self._boxes[shown], self._cells[shown]
+        )
         along, met = self._bodies.first(local)
-        met[self._body_of_triangle[met] != bodies] = -1
+        met[self._body_of_triangle[met] != shown[bodies]] = -1
         nearest = _nearest(crossing, np.where(met >= 0, along, np.inf), distances.astype(np.float64))
         rows = (nearest >= 0).nonzero()[0]
         pairs = nearest[rows]

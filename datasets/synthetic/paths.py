@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from datasets.synthetic.arrays import Array
 
 _STEP = 0.5
+_RAMP_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Path:
         columns[0] = columns[0] + beyond * np.cos(columns[2])
         columns[1] = columns[1] + beyond * np.sin(columns[2])
         return np.stack(columns, axis=1)
+
+    def beside(self, distance: float, left: float, turn: float = 0.0) -> tuple[float, float, float]:
+        """x, y, yaw of a place `left` metres to the left of the path, its heading turned by `turn`."""
+        x, y, yaw = (float(v) for v in self.at(np.array([distance]))[0])
+        return x - left * np.sin(yaw), y + left * np.cos(yaw), yaw + turn
 
     def shifted(self, left: float) -> "Path":
         """The path that runs `left` metres to the left of this one; the zero stays beside the zero."""
@@ -57,10 +63,25 @@ def from_segments(x: float, y: float, yaw: float, segments: Sequence[tuple[float
     return Path(np.concatenate(points), np.concatenate(yaws), np.concatenate(distances))
 
 
-def through(x: float, y: float, yaw: float, curvature: float, reach: float) -> Path:
-    """A path of constant curvature through a place, `reach` metres each way; zero at the place."""
-    ahead = from_segments(x, y, yaw, [(reach, curvature)])
-    behind = from_segments(x, y, yaw + np.pi, [(reach, -curvature)]).reversed()
+def turn_segments(angle: float, radius: float) -> list[tuple[float, float]]:
+    """Segments that turn by an angle (radians, positive to the left), steered into and out of as a driver does.
+
+    Curvature rises to 1 / radius in steps over 0.6 radius, stays, and falls again; `angle` is at least 0.6 in size.
+    """
+    ramp, curvature = 0.6 * radius, float(np.sign(angle)) / radius
+    rising = [(ramp / _RAMP_STEPS, curvature * (i + 0.5) / _RAMP_STEPS) for i in range(_RAMP_STEPS)]
+    return [*rising, (abs(angle) * radius - ramp, curvature), *rising[::-1]]
+
+
+def through(x: float, y: float, yaw: float, curvature: float, reach: float, straight: float = 0.0) -> Path:
+    """A path through a place, `reach` metres each way; zero at the place.
+
+    It is straight up to `straight` metres from there and has this curvature from 20 m further on.
+    """
+    ramp = [(20.0 / _RAMP_STEPS, curvature * (i + 0.5) / _RAMP_STEPS) for i in range(_RAMP_STEPS)] if curvature else []
+    segments = [(max(straight, 1.0), 0.0), *ramp, (reach, curvature)]
+    ahead = from_segments(x, y, yaw, segments)
+    behind = from_segments(x, y, yaw + np.pi, [(length, -k) for length, k in segments]).reversed()
     # The two headings of the place differ by a full turn.
     back_yaws = behind.yaws + (ahead.yaws[0] - behind.yaws[-1])
     return Path(
@@ -68,3 +89,9 @@ def through(x: float, y: float, yaw: float, curvature: float, reach: float) -> P
         np.concatenate([back_yaws[:-1], ahead.yaws]),
         np.concatenate([behind.distances[:-1], ahead.distances]),
     )
+
+
+def straight_line(x: float, y: float, yaw: float) -> Path:
+    """A path that goes straight on from a place."""
+    points = np.array([[x, y], [x + np.cos(yaw), y + np.sin(yaw)]])
+    return Path(points, np.full(2, yaw), np.array([0.0, 1.0]))

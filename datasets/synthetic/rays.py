@@ -100,7 +100,7 @@ def _placed(user: RoadUser) -> Mesh:
 
 def _moved(users: Sequence[RoadUser], time: float) -> Target:
     """Users as one mesh whose vertices are where they are at a time."""
-    mesh = combined([user.body.mesh for user in users])
+    mesh = combined([user.mesh_at(time) for user in users])
     numbers = np.array([user.number for user in users], np.int32)
     owners = np.repeat(numbers, [len(user.body.mesh.triangles) for user in users])
     poses = np.array([(*user.track.at(time), user.track.z) for user in users], np.float64).reshape(-1, 4)

@@ -3,29 +3,43 @@
 Each function draws at roughly the size asked for; `bodies.body` then fits the mesh into the exact box.
 """
 
+from functools import lru_cache
+
+import numpy as np
+
 from datasets.synthetic.materials import Material
-from datasets.synthetic.meshes import Mesh, bar, box, combined, frustum, prism, wheel
+from datasets.synthetic.meshes import Mesh, bar, box, combined, frustum, panel, prism, wheel
 
 
 def _lights(length: float, width: float, z: float) -> list[Mesh]:
-    front, rear, edge, inner = length / 2, -length / 2, width / 2 - 0.05, width / 2 - 0.42
+    """Head- and tail lights and number plates, just before the surfaces that they sit on."""
+    front, rear, edge, inner = length / 2 + 0.01, -length / 2 - 0.01, width / 2 - 0.05, width / 2 - 0.42
     parts = []
     for side in (-1, 1):
         across = (min(side * edge, side * inner), max(side * edge, side * inner))
-        parts.append(box((front - 0.06, front + 0.01), across, (z, z + 0.14), Material.HEADLIGHT))
-        parts.append(box((rear - 0.01, rear + 0.06), across, (z + 0.05, z + 0.2), Material.TAILLIGHT))
-    for x in (front - 0.02, rear - 0.015):
-        parts.append(box((x, x + 0.03), (-0.26, 0.26), (z - 0.2, z - 0.08), Material.PLATE))
-    return parts
+        parts.append(panel(front, across, (z, z + 0.14), Material.HEADLIGHT))
+        parts.append(panel(rear, across, (z + 0.05, z + 0.2), Material.TAILLIGHT))
+    return [*parts, *(panel(x, (-0.26, 0.26), (z - 0.2, z - 0.08), Material.PLATE) for x in (front, rear))]
 
 
 def _wheels(xs: list[float], width: float, radius: float, thickness: float) -> list[Mesh]:
     across = width / 2 - thickness / 2
-    return [wheel(x, side * across, radius, thickness) for x in xs for side in (-1, 1)]
+    return [wheel(x, side * across, radius, thickness, side) for x in xs for side in (-1.0, 1.0)]
 
 
 def car(length: float, width: float, height: float, paint: Material) -> Mesh:
-    """A saloon where it is low, an estate or van where it is tall."""
+    """A saloon where it is low, an estate or van where it is tall; drawn to the nearest decimetre or two."""
+    shape = _car_shape(round(length * 4) / 4, round(width * 10) / 10, round(height * 10) / 10)
+    return Mesh(shape.vertices, shape.triangles, np.where(shape.materials == _CAR_PAINT, paint, shape.materials))
+
+
+# Stands for the paint of a car whose shape many share.
+_CAR_PAINT = Material.PAINT_WHITE
+
+
+@lru_cache(maxsize=256)
+def _car_shape(length: float, width: float, height: float) -> Mesh:
+    paint = _CAR_PAINT
     front, half = length / 2, width / 2
     belt, roof = 0.56 * height, height
     hood = 0.26 * length if height < 1.85 else 0.16 * length
@@ -123,7 +137,7 @@ def trailer(length: float, width: float, height: float, cargo: Material) -> Mesh
         box((-front, front), (-half, half), (1.1, height), cargo),
         box((-front, front - 1.0), (-0.5, 0.5), (0.8, 1.1), Material.PLASTIC),
         box((-front + 0.02, front), (-half - 0.01, half + 0.01), (1.12, 1.24), Material.SIGN_RED),
-        box((-front - 0.02, -front + 0.1), (-half + 0.1, half - 0.1), (0.5, 0.62), Material.SAFETY_WHITE),
+        panel(-front - 0.01, (-half + 0.1, half - 0.1), (0.5, 0.62), Material.SAFETY_WHITE),
     ]
     parts += [box((front - 2.6, front - 2.4), (y - 0.08, y + 0.08), (0.0, 1.1), Material.METAL) for y in (-0.7, 0.7)]
     wheels = _wheels([-front + 1.0, -front + 2.2, -front + 3.4], width - 0.04, 0.5, 0.35)
