@@ -39,6 +39,12 @@ VERBS = (
     Verb("predict", "PredictArguments", "predict", "detections of a run as a nuScenes results file"),
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
+    Verb(
+        "statistics",
+        "StatisticsArguments",
+        "statistics",
+        "what datasets are like, side by side: returns, boxes, clocks",
+    ),
     Verb("doctor", "DoctorArguments", "doctor", "what is installed, what works, what is missing and how to get it"),
 )
 
