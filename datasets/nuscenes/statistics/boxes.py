@@ -141,9 +141,10 @@ def _of_boxes(boxes: BoxColumns) -> list[Figure]:
 def _points_in_boxes(boxes: BoxColumns) -> list[Figure]:
     figures = []
     for section, points in ((_LIDAR, boxes.lidar_points), (_RADAR, boxes.radar_points)):
-        for label, name in enumerate(DETECTION_CLASSES):
+        for label, name in enumerate(("any class", *DETECTION_CLASSES), start=-1):
             for low, high in _BANDS:
-                chosen = points[(boxes.label == label) & (boxes.distance >= low) & (boxes.distance < high)]
+                in_band = (boxes.distance >= low) & (boxes.distance < high)
+                chosen = points[in_band & ((boxes.label == label) | (label < 0))]
                 values: Sequence[float] = quantiles(chosen, QUARTILES)
                 what = "quartiles"
                 if section == _RADAR:
@@ -169,8 +170,8 @@ def _of_tracks(boxes: BoxColumns) -> list[Figure]:
     ]
     for label, name in enumerate(DETECTION_CLASSES):
         sizes = boxes.size_wlh[first[boxes.label[first] == label]]
-        means = sizes.mean(axis=0) if len(sizes) else ()
-        spreads = sizes.std(axis=0) if len(sizes) else ()
+        means = sizes.mean(axis=0).tolist() if len(sizes) else ()
+        spreads = sizes.std(axis=0).tolist() if len(sizes) else ()
         figures += [
             figure_of(_TRACKS, f"{name}: width, length, height, mean (m)", means, len(sizes)),
             figure_of(_TRACKS, f"{name}: ... standard deviation (m)", spreads, len(sizes) if len(sizes) > 1 else 0),

@@ -33,9 +33,9 @@ def clock_figures(all_tables: Iterable[Tables]) -> list[Figure]:
                 offsets[channel].append(row["timestamp"] - tables["sample"][row["sample_token"]]["timestamp"])
             if row["next"] and not (row["is_key_frame"] and rows[row["next"]]["is_key_frame"]):
                 intervals[channel].append(rows[row["next"]]["timestamp"] - row["timestamp"])
-    figures = [_rate(_RATES, channel, np.array(intervals[channel])) for channel in CHANNELS]
+    figures = [_rate(_RATES, channel, np.array(intervals[channel], np.int64)) for channel in CHANNELS]
     for channel in CHANNELS:
-        found = quantiles(np.array(offsets[channel]) * 1e-3, LOW_MIDDLE_HIGH)
+        found = quantiles(np.array(offsets[channel], np.int64) * 1e-3, LOW_MIDDLE_HIGH)
         figures.append(figure_of(_OFFSETS, f"{channel}, 5, 50, 95 % (ms)", found, len(offsets[channel]), "none"))
     return figures
 

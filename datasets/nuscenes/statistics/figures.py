@@ -29,7 +29,9 @@ class Figure:
     comparison: Comparison = "ratio"
 
 
-def figure_of(section: str, name: str, values: Sequence[float], count: int, comparison: Comparison = "ratio") -> Figure:
+def figure_of(
+    section: str, name: str, values: Sequence[float | int], count: int, comparison: Comparison = "ratio"
+) -> Figure:
     """The figure, without values where nothing is behind them."""
     return Figure(section, name, tuple(float(v) for v in values) if count else (), count, comparison)
 

@@ -56,8 +56,8 @@ def markdown(columns: Sequence[Column]) -> str:
 
 
 _LEGEND = (
-    f"`ratio`: the first dataset to the second; `!` marks what differs by more than a factor of {FACTOR:g} (strengths in dBsm: by their difference in dB, "
-    f"more than {_DECIBELS:.1f}). `n` counts what is behind a row."
+    "`ratio` is that of the first dataset to the second, number by number (of strengths in dBsm: their difference); "
+    f"`!` marks more than a factor of {FACTOR:g} ({_DECIBELS:.1f} dB). `n` counts what is behind a row."
 )
 
 
