@@ -61,7 +61,7 @@ def test_what_the_fixture_holds_is_found(of_fixture: Figures) -> None:
         ("Boxes", "vehicles: faster than 0.5 m/s (%)"): ((40,), 30),
         ("Boxes", "cycles: their speed, 5, 50, 95 % (m/s)"): ((4, 4, 4), 6),
         ("Boxes", "pedestrians: their speed, 5, 50, 95 % (m/s)"): ((1.2, 1.2, 1.2), 6),
-        ("Radar points in a box", "car at 10-20 m: mean, with any (%)"): ((0, 0), 3),
+        ("Radar points in a box", "car at 10-20 m: mean, with any (%)"): ((0, 0), 6),
         ("Tracks", "keyframes of a track, 5, 50, 95 %"): ((3, 3, 3), 20),
         ("Tracks", "... of its scene's, 5, 50, 95 % (%)"): ((100, 100, 100), 20),
         ("Tracks", "bus: width, length, height, mean (m)"): ((2.9, 11.0, 3.5), 2),
