@@ -13,6 +13,7 @@ from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 from datasets.classes import CAMERA_CHANNELS
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.materials import Material
+from datasets.synthetic.picture_rays import StillParts
 from datasets.synthetic.rays import Surroundings
 from datasets.synthetic.recording import RecordingJob, _measure
 from datasets.synthetic.rig import camera
@@ -30,7 +31,8 @@ TOLERANCE = 1.5  # pixels
 
 def jpeg(surroundings: Surroundings, config: WorldConfig, shot: Shot) -> bytes:
     """The picture's file as the recording writes it."""
-    return _measure(RecordingJob(Path(), config, SCENE, 0, 0), surroundings, shot)[0]
+    job, parts = RecordingJob(Path(), config, SCENE, 0, 0), StillParts(surroundings.still)
+    return _measure(job, surroundings, parts, shot)[0]
 
 
 def grey(encoded: bytes) -> np.ndarray:
