@@ -213,6 +213,10 @@ def test_the_verb_prints_and_writes(nuscenes_root: Path, tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert "| points stored, mean" in printed
     assert "!" not in printed.partition("`ratio`")[0]
+    write_dataset(tmp_path / "other", ("scene-0553",), keyframes=1)
+    assert main([*words, "--beside", f"{tmp_path / 'other'},{nuscenes_root}"]) == ExitCode.FINE
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| points stored, mean")]
+    assert [cell.strip() for cell in row.split("|")[3:8:2]] == ["22", "22", "23"]
     assert main([*words, "--output", str(tmp_path / "a.md")]) == ExitCode.FINE
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "a.md")]
     assert (tmp_path / "a.md").read_text() == printed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
@@ -25,9 +25,8 @@ class StatisticsArguments:
     """The dataset to measure; files of it may be missing: what is there counts, and the table says how much."""
     version: str | None = None
     """The version in ROOT (v1.0-mini ...), where there are several."""
-    beside: Annotated[tuple[str, ...], arg(metavar="ROOT[:VERSION][,ROOT...]")] = ()
-    """More datasets, a column each; several joined by commas are taken together in one column. ROOT is held against
-    the first of them."""
+    beside: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="ROOT[:VERSION][,ROOT...]")] = ()
+    """One column more: a dataset, or several taken together; may be given again. ROOT is held against the first."""
     sweeps: int = 200
     """At most so many sweeps of each sensor are read, evenly spread over those there are."""
     output: Path | None = None
