@@ -40,6 +40,12 @@ VERBS = (
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
     Verb("bench", "BenchArguments", "bench", "what things cost on this machine: bench simulate"),
+    Verb(
+        "statistics",
+        "StatisticsArguments",
+        "statistics",
+        "what datasets are like, side by side: returns, boxes, clocks",
+    ),
     Verb("doctor", "DoctorArguments", "doctor", "what is installed, what works, what is missing and how to get it"),
 )
 

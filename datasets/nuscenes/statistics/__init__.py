@@ -1,0 +1,1 @@
+"""What a nuScenes dataset is like in numbers: its sensors' returns, its boxes, its clocks."""
