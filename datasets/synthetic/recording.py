@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
-from datasets.synthetic import cameras, lidar, radar
+from datasets.synthetic import cameras, lidar, radar, radar_file
 from datasets.synthetic.annotations import Annotation, KeyframePoints, annotate
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.lens import encode
 from datasets.synthetic.picture_rays import StillParts, View, in_view
+from datasets.synthetic.radar_reflectors import ReflectorMap
 from datasets.synthetic.rays import Surroundings
 from datasets.synthetic.rig import CHANNELS, MOUNTS, camera
 from datasets.synthetic.schedule import Shot, scene_start_us, shots_of
@@ -51,8 +52,14 @@ def _scene(config: WorldConfig, index: int) -> tuple[Surroundings, StillParts, d
 
 
 @lru_cache(maxsize=1)
-def _fans() -> tuple[Float32[Array, "N 3"], Float32[Array, "M 3"]]:
-    return lidar.beam_directions(), radar.fan_directions()
+def _reflectors(config: WorldConfig, index: int) -> ReflectorMap:
+    surroundings = _scene(config, index)[0]
+    return ReflectorMap(surroundings.world, surroundings.at(0.0, ()), [config.seed, index, 6])
+
+
+@lru_cache(maxsize=1)
+def _beams() -> Float32[Array, "N 3"]:
+    return lidar.beam_directions()
 
 
 @lru_cache(maxsize=len(CAMERA_CHANNELS))
@@ -87,12 +94,11 @@ def _measure(
         view = View(camera(shot.channel, width), world_from_sensor, _pixels(shot.channel, width))
         shown = in_view(view, surroundings.movers, time, cameras.SHADOW_REACH)
         return encode(cameras.render(surroundings.at(time, shown), parts, view, rng)), None
-    instant = surroundings.at(time)
     if shot.channel == LIDAR_CHANNEL:
-        points = lidar.sweep(instant, world_from_sensor, _fans()[0], rng)
+        points = lidar.sweep(surroundings.at(time), world_from_sensor, _beams(), rng)
         return points.tobytes(), _to_global(world, world_from_sensor, points)
-    fields = radar.sweep(instant, world, time, mount, _fans()[1], rng)
-    return radar.encode(fields), _to_global(world, world_from_sensor, fields)
+    fields = radar.sweep(_reflectors(job.config, job.scene), world, time, mount, rng)
+    return radar_file.encode(fields), _to_global(world, world_from_sensor, fields)
 
 
 def _to_global(
