@@ -14,9 +14,10 @@ import torch
 
 from datasets.faults import InputRefused
 from datasets.synthetic.annotations import Annotation
+from datasets.synthetic.can_bus import can_bus_files
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.materials import Material
-from datasets.synthetic.positioning import gps_messages, pose_messages
+from datasets.synthetic.positioning import gps_messages
 from datasets.synthetic.recording import RecordingJob, record
 from datasets.synthetic.rig import CHANNELS
 from datasets.synthetic.tables import Row, constant_tables, map_file, scene_tables
@@ -116,5 +117,6 @@ def _write_scene_files(root: Path, config: WorldConfig, scene: int, world: World
     encoded = cv2.imencode(".png", drivable[::-1])[1]
     (root / map_file(config, scene)).write_bytes(bytes(encoded))
     name = config.scene_names[scene]
-    for kind, messages in (("pose", pose_messages(config, scene, world)), ("gps", gps_messages(config, scene, world))):
+    files = {**can_bus_files(config, scene, world), "gps": gps_messages(config, scene, world)}
+    for kind, messages in files.items():
         (root / "can_bus" / f"{name}_{kind}.json").write_text(json.dumps(messages), encoding="utf-8")
