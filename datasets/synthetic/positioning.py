@@ -54,7 +54,7 @@ def _wandering(count: int, rng: np.random.Generator) -> Float64[Array, "N 3"]:
     for step in steps[1:]:
         state = keep * state + np.sqrt(1.0 - keep**2) * step
         states.append(state)
-    return np.array(states) * np.array(_WANDERING)
+    return np.asarray(np.array(states) * np.array(_WANDERING))
 
 
 def _troubles(times: Float64[Array, "N"], rng: np.random.Generator) -> tuple[Bool[Array, "N"], Bool[Array, "N"]]:

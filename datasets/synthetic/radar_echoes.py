@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.radar_reflectors import Reflectors
 from datasets.synthetic.radar_shadows import Scenery
 from datasets.synthetic.radar_unit import FAR, HOPE, LOWEST_RCS, MAX_AZIMUTH, MAX_RANGE, NEAR
-from datasets.synthetic.rays import BACKGROUND, Hits, Instant
+from datasets.synthetic.rays import BACKGROUND, Target
 
 # A ray this short of its target (metres) has arrived: centres lie on surfaces.
 _ARRIVED = 0.6
@@ -152,17 +152,18 @@ def mirror_ghosts(
     to_image = np.linalg.norm(offsets, axis=1)
     bounce = origin[:2] + share[:, None] * offsets
     there = same_side.nonzero()[0]
-    outward = _level_cast(scenery.still, np.broadcast_to(origin[:2], (len(there), 2)), offsets[there], origin[2])
-    met = (np.abs(outward.distances - share[there] * to_image[there]) < _ARRIVED) & (
-        outward.owners == centres.owners[wall[there]]
+    reached, triangles = _level_cast(
+        scenery.still, np.broadcast_to(origin[:2], (len(there), 2)), offsets[there], origin[2]
     )
-    met &= np.abs(np.einsum("ij,ij->i", outward.normals[:, :2], normals[there])) > 0.97
+    met = np.abs(reached - share[there] * to_image[there]) < _ARRIVED
+    met &= scenery.still.surfaces.owners[triangles] == centres.owners[wall[there]]
+    met &= np.abs(np.einsum("ij,ij->i", scenery.still.surfaces.normals[triangles, :2], normals[there])) > 0.97
     there = there[met]
     back = place[there] - bounce[there]
     start = bounce[there] + 0.2 * back / np.maximum(np.linalg.norm(back, axis=1), 1e-6)[:, None]
-    inward = _level_cast(scenery.still, start, back, origin[2])
+    reached, triangles = _level_cast(scenery.still, start, back, origin[2])
     owners = centres.owners[target[there]]
-    clear = (inward.owners == owners) | (inward.distances > np.linalg.norm(back, axis=1) - 1.0)
+    clear = (scenery.still.surfaces.owners[triangles] == owners) | (reached > np.linalg.norm(back, axis=1) - 1.0)
     levels = np.full((len(there), 1), origin[2])
     moving = np.hstack([start, levels]), np.hstack([place[there], levels]), owners
     clear &= scenery.moving.lost(*moving) == 0.0
@@ -182,12 +183,14 @@ def mirror_ghosts(
     )
 
 
-def _level_cast(still: Instant, starts: Float64[Array, "N 2"], towards: Float64[Array, "N 2"], height: float) -> Hits:
-    """Rays in the plane at a height."""
+def _level_cast(
+    still: Target, starts: Float64[Array, "N 2"], towards: Float64[Array, "N 2"], height: float
+) -> tuple[Float32[Array, "N"], Int32[Array, "N"]]:
+    """How far rays in the plane at a height go, and the triangles that they meet."""
     rays = np.zeros((len(starts), 6), np.float32)
     rays[:, :2], rays[:, 2] = starts, height
     rays[:, 3:5] = towards / np.maximum(np.linalg.norm(towards, axis=1), 1e-6)[:, None]
-    return still.cast(rays)
+    return still.first(rays)
 
 
 def bumper_ghosts(direct: Echoes) -> Echoes:

@@ -70,12 +70,12 @@ def fields_of(
     _compensate(column, compensation)
     _accuracies(column, detections, known, rng)
     column["is_quality_valid"][:] = 1
-    column["invalid_state"] = np.where(
+    column["invalid_state"] = 1.0 * np.where(
         far & (states == VALID) & (detections.ranges < 50.0) & (rng.random(count) < 0.35), NOT_CONFIRMED, states
     )
     column["ambig_state"][column["invalid_state"] == NOT_CONFIRMED] = _INVALID
     _false_alarm_probability(column, rng)
-    column["id"] = np.arange(count)
+    column["id"] = np.arange(count, dtype=np.float64)
     return np.stack([column[name] for name in RADAR_FIELDS], axis=1).astype(np.float32)
 
 

@@ -17,7 +17,7 @@ from datasets.synthetic.materials import FACADES, Material
 from datasets.synthetic.meshes import Mesh
 from datasets.synthetic.radar_shadows import Obstacles, Scenery
 from datasets.synthetic.radar_unit import FAR, HOPE, NEAR
-from datasets.synthetic.rays import BACKGROUND, Instant
+from datasets.synthetic.rays import BACKGROUND, Target
 from datasets.synthetic.world import World
 
 # Above this (metres) the antenna's beam sees nothing that matters.
@@ -192,18 +192,18 @@ def background_reflectors(mesh: Mesh, rng: np.random.Generator) -> Reflectors:
 class ReflectorMap:
     """All scattering centres of a world: those that stand are placed once, those that move for each instant.
 
-    `still` is the world without what moves. What it hides of itself is found out once for each square of the ground
+    `still` are the surfaces of what stands. What they hide of one another is found out once for each square of the ground
     that a radar comes to, from the square's middle: a radar measures there a hundred times.
     """
 
-    def __init__(self, world: World, still: Instant, seed: list[int]) -> None:
+    def __init__(self, world: World, still: Target, seed: list[int]) -> None:
         self.still = still
         self._in_sight: dict[tuple[int, int], Reflectors] = {}
         own = [(user, body_reflectors(user.body, np.random.default_rng([*seed, user.number]))) for user in world.users]
         resting = [_placed(body, np.array([[*user.track.at(0.0)]]), user.number) for user, body in own
                    if not user.track.moves]  # fmt: skip
-        still = background_reflectors(world.background, np.random.default_rng(seed))
-        self._still = _joined([still, *resting])
+        background = background_reflectors(world.background, np.random.default_rng(seed))
+        self._still = _joined([background, *resting])
         self._movers = [(user, body) for user, body in own if user.track.moves]
         drive = world.drive.track.times
         self._start = float(drive[0])

@@ -18,6 +18,10 @@ VALID, NOT_CONFIRMED, LOW_RCS, OUTSIDE_VIEW, ELEVATED, CHILD, ARTEFACT_50, NO_MA
     0, 3, 4, 7, 8, 9, 10, 11, 15, 16,
 )  # fmt: skip
 
+# dB; and the shares of flanks and children that are not reported, of several targets in a bin that are marked.
+_TOO_WEAK = 4.0
+_FLANK_DROPPED, _CHILD_DROPPED, _MULTI_MARKED = 0.75, 0.6, 0.5
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -35,6 +39,8 @@ class Detections:
 def detect(echoes: Echoes, scan: Scan, rng: np.random.Generator) -> Detections:
     """What a scan reports of the echoes. What lies in one resolution cell is one detection."""
     within = (echoes.ranges >= scan.reach[0]) & (echoes.ranges <= scan.reach[1])
+    # Even several echoes in a cell do not make one of those that are too weak by this much.
+    within &= echoes.rcs > scan.faintest_at(echoes.ranges, echoes.azimuths) - _TOO_WEAK
     index = within.nonzero()[0]
     ranges, azimuths, doppler, power, owners, cells = _merged(echoes, index, scan)
     rcs = 10.0 * np.log10(power)
@@ -57,10 +63,8 @@ def detect(echoes: Echoes, scan: Scan, rng: np.random.Generator) -> Detections:
 
 def cells_of(echoes: Echoes, scan: Scan) -> Int64[Array, "E 3"]:
     """The resolution cell of each echo: numbers of its range, Doppler and azimuth bins."""
-    fine = np.linspace(0.0, np.pi, 721)
-    density = 1.0 / np.interp(fine, scan.azimuths, scan.azimuth_cells)
-    counted = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(fine))])
-    azimuth = np.sign(echoes.azimuths) * np.interp(np.abs(echoes.azimuths), fine, counted)
+    azimuths, counted = scan.azimuth_bins
+    azimuth = np.sign(echoes.azimuths) * np.interp(np.abs(echoes.azimuths), azimuths, counted)
     bins = np.column_stack([echoes.ranges / scan.range_cell, echoes.doppler / scan.doppler_cell, azimuth + 0.5])
     return np.floor(bins).astype(np.int64)
 
@@ -117,9 +121,6 @@ def _examined(
     states[view] = OUTSIDE_VIEW
     kept = reported.nonzero()[0]
     return kept, states[kept]
-
-
-_FLANK_DROPPED, _CHILD_DROPPED, _MULTI_MARKED = 0.75, 0.6, 0.5
 
 
 @compiled

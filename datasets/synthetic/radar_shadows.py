@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64
 from datasets.compiled import compiled
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.materials import Material
-from datasets.synthetic.rays import BACKGROUND, Instant
+from datasets.synthetic.rays import BACKGROUND, Target
 
 # Two-way loss (dB) through leaves and through walls.
 _FOLIAGE, OPAQUE = 6.0, 60.0
@@ -47,7 +47,7 @@ class Scenery:
     `through_loss` is what each road user takes (dB, two ways) from what lies behind it.
     """
 
-    still: Instant
+    still: Target
     moving: Obstacles
     through_loss: Float64[Array, "U"]
     rain_rate: float
@@ -67,14 +67,15 @@ class Scenery:
             distances = np.sqrt(np.einsum("ij,ij->i", offsets, offsets))
             rays = np.empty((len(left), 6), np.float32)
             rays[:, :3], rays[:, 3:] = starts[left], offsets / np.maximum(distances, 1e-6)[:, None]
-            hits = self.still.cast(rays)
-            own = (hits.owners == owners[left]) & (hits.owners != BACKGROUND)
-            blocked = (hits.distances < distances - _ARRIVED) & ~own
-            leaves = (hits.materials == Material.LEAVES) | (hits.materials == Material.LEAVES_DARK)
-            taken = np.where(leaves, _FOLIAGE, by_owner[hits.owners])
+            met, triangles = self.still.first(rays)
+            met_owners, materials = self.still.surfaces.owners[triangles], self.still.surfaces.materials[triangles]
+            own = (met_owners == owners[left]) & (met_owners != BACKGROUND)
+            blocked = (met < distances - _ARRIVED) & ~own
+            leaves = (materials == Material.LEAVES) | (materials == Material.LEAVES_DARK)
+            taken = np.where(leaves, _FOLIAGE, by_owner[met_owners])
             loss[left] += np.where(blocked, taken, 0.0)
             # Behind what was passed something else may stand.
-            passed = hits.distances + _BEHIND
+            passed = met + _BEHIND
             again = blocked & (taken < OPAQUE) & (passed < distances)
             starts[left[again]] += rays[again, 3:].astype(np.float64) * passed[again, None]
             left = left[again]

@@ -5,6 +5,7 @@ sheet says it sees in each direction.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float64
@@ -40,6 +41,13 @@ class Scan:
     range_noise: float
     azimuth_noises: tuple[float, ...]
     doppler_noise: float
+
+    @cached_property
+    def azimuth_bins(self) -> tuple[Float64[Array, "K"], Float64[Array, "K"]]:
+        """Azimuths from the middle to the rear, and how many cells lie between the middle and each."""
+        azimuths = np.linspace(0.0, np.pi, 721)
+        density = 1.0 / np.interp(azimuths, self.azimuths, self.azimuth_cells)
+        return azimuths, np.append(0.0, np.cumsum(0.5 * (density[1:] + density[:-1]) * np.diff(azimuths)))
 
     def faintest_at(self, ranges: Float64[Array, "N"], azimuths: Float64[Array, "N"]) -> Float64[Array, "N"]:
         """The cross-section (dBsm) that is just heard from there: power falls with the fourth power of the range."""

@@ -54,7 +54,7 @@ def _scene(config: WorldConfig, index: int) -> tuple[Surroundings, StillParts, d
 @lru_cache(maxsize=1)
 def _reflectors(config: WorldConfig, index: int) -> ReflectorMap:
     surroundings = _scene(config, index)[0]
-    return ReflectorMap(surroundings.world, surroundings.at(0.0, ()), [config.seed, index, 6])
+    return ReflectorMap(surroundings.world, surroundings.still, [config.seed, index, 6])
 
 
 @lru_cache(maxsize=1)
