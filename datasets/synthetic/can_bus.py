@@ -28,9 +28,10 @@ _STEERING_RATE, _STEERING_JITTER = 97.8, 0.0010
 _MONITOR_RATE, _MONITOR_JITTER = 2.0, 0.0003
 _VEHICLE_RATE, _VEHICLE_JITTER = 99.5, 0.0020
 _SENSOR_RATE, _SENSOR_JITTER = 960.0, 0.0004
-# The IMU: white noise of a message and the spread of the bias from drive to drive, by axis.
-_FORCE_NOISE, _FORCE_BIAS = (0.13, 0.13, 0.25), (0.05, 0.05, 0.02)
-_RATE_NOISE, _RATE_BIAS = (0.0036, 0.0083, 0.0010), (0.0007, 0.0010, 0.0002)
+# The IMU by axis: scale of the noise of a message (Student's t, 3 degrees of freedom: shocks from the road make its
+# tails heavy) and the spread of the bias from drive to drive.
+_FORCE_NOISE, _FORCE_BIAS = (0.058, 0.050, 0.14), (0.05, 0.05, 0.02)
+_RATE_NOISE, _RATE_BIAS = (0.0013, 0.0045, 0.0006), (0.0007, 0.0010, 0.0002)
 # Messages over which the pose's acceleration is a mean of the IMU's.
 _FORCE_WINDOW = 13
 _SPEED_NOISE = 0.002
@@ -55,7 +56,7 @@ def can_bus_files(config: WorldConfig, index: int, world: World) -> dict[str, Me
     sensors = signals_of(world.drive, _clock(config, _SENSOR_RATE, _SENSOR_JITTER, rng))
     for kind, columns, signals in vehicle_messages(steering, monitor, vehicle, sensors, rng):
         messages[kind] = _rows(columns, _utimes(start, signals.times))
-    return {**messages, "meta": _meta(messages), "route": _route(imu_signals, world, rng)}
+    return {**messages, "meta": meta_of(messages), "route": _route(imu_signals, world, rng)}
 
 
 def _clock(config: WorldConfig, rate: float, jitter: float, rng: np.random.Generator) -> Float64[Array, "N"]:
@@ -81,8 +82,8 @@ def _rows(columns: dict[str, list[Any]], utimes: Int64[Array, "N"]) -> list[Mess
 def _imu(start: int, world: World, config: WorldConfig, rng: np.random.Generator) -> tuple[list[Message], EgoSignals]:
     signals = signals_of(world.drive, _clock(config, _IMU_RATE, _IMU_JITTER, rng))
     count = len(signals.times)
-    force = signals.specific_force + rng.normal(0.0, _FORCE_BIAS) + rng.normal(0.0, _FORCE_NOISE, (count, 3))
-    rate = signals.rotation_rate + rng.normal(0.0, _RATE_BIAS) + rng.normal(0.0, _RATE_NOISE, (count, 3))
+    force = signals.specific_force + rng.normal(0.0, _FORCE_BIAS) + _FORCE_NOISE * rng.standard_t(3, (count, 3))
+    rate = signals.rotation_rate + rng.normal(0.0, _RATE_BIAS) + _RATE_NOISE * rng.standard_t(3, (count, 3))
     turned = _IMU_YAW + rng.normal(0.0, _IMU_YAW_SPREAD) + rng.normal(0.0, _IMU_YAW_DRIFT) * signals.times
     tilt = rng.normal(0.0, _IMU_TILT_SPREAD, 2)
     quaternions = _quaternions(signals.yaw + turned, signals.pitch + tilt[0], signals.roll + tilt[1])
@@ -138,7 +139,7 @@ _META_NAMES = {
 }
 
 
-def _meta(messages: dict[str, list[Message]]) -> Message:
+def meta_of(messages: dict[str, list[Message]]) -> Message:
     """Statistics of each kind's fields. As in the real files the differences of vectors are those of their entries."""
     meta: Message = {}
     for kind, name in _META_NAMES.items():

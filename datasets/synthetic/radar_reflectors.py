@@ -192,8 +192,8 @@ def background_reflectors(mesh: Mesh, rng: np.random.Generator) -> Reflectors:
 class ReflectorMap:
     """All scattering centres of a world: those that stand are placed once, those that move for each instant.
 
-    `still` are the surfaces of what stands. What they hide of one another is found out once for each square of the ground
-    that a radar comes to, from the square's middle: a radar measures there a hundred times.
+    `still` are the surfaces of what stands. What they hide of one another is found out once for each square of the
+    ground that a radar comes to, from the square's middle: a radar measures there a hundred times.
     """
 
     def __init__(self, world: World, still: Target, seed: list[int]) -> None:
