@@ -13,11 +13,9 @@ from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 from datasets.classes import CAMERA_CHANNELS
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.materials import Material
-from datasets.synthetic.picture_rays import StillParts
-from datasets.synthetic.rays import Surroundings
-from datasets.synthetic.recording import RecordingJob, _measure
+from datasets.synthetic.measuring import SceneSensors
 from datasets.synthetic.rig import camera
-from datasets.synthetic.schedule import Shot, shots_of, token
+from datasets.synthetic.schedule import shots_of, token
 from datasets.synthetic.world import World, build_world
 from tests.small_world import SMALL_WORLD
 
@@ -29,12 +27,6 @@ CHANGED = 30  # grey levels; JPEG and its blocks alone change less than 20
 TOLERANCE = 1.5  # pixels
 
 
-def jpeg(surroundings: Surroundings, config: WorldConfig, shot: Shot) -> bytes:
-    """The picture's file as the recording writes it."""
-    job, parts = RecordingJob(Path(), config, SCENE, 0, 0), StillParts(surroundings.still)
-    return _measure(job, surroundings, parts, shot)[0]
-
-
 def grey(encoded: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE).astype(int)
 
@@ -43,10 +35,8 @@ def painted(world: World, numbers: set[int], material: Material) -> World:
     """The world with some users all of one material; their shapes, shadows and places stay."""
 
     def over(user):  # type: ignore[no-untyped-def]
-        mesh = user.body.mesh
-        return replace(
-            user, body=replace(user.body, mesh=replace(mesh, materials=np.full_like(mesh.materials, material)))
-        )
+        meshes = (replace(mesh, materials=np.full_like(mesh.materials, material)) for mesh in user.body.postures)
+        return replace(user, body=replace(user.body, postures=tuple(meshes)))
 
     return replace(world, users=tuple(over(u) if u.number in numbers else u for u in world.users))
 
@@ -93,7 +83,7 @@ def test_silhouettes_lie_in_the_projected_boxes_and_fill_them(synthetic_root: Pa
     devkit = NuScenes("v1.0-mini", str(synthetic_root), verbose=False)
     config = replace(SMALL_WORLD, image_width=width)
     world, shots = build_world(config, SCENE), shots_of(config, SCENE)
-    surroundings = Surroundings(world)
+    sensors = SceneSensors(config, SCENE, world)
     samples = [sample for sample in devkit.sample if sample["scene_token"] == devkit.scene[SCENE]["token"]]
     pictures = [s["data"][channel] for s in samples[:keyframes] for channel in CAMERA_CHANNELS]
     compared = 0
@@ -103,14 +93,14 @@ def test_silhouettes_lie_in_the_projected_boxes_and_fill_them(synthetic_root: Pa
         if not outlines:
             continue
         shot = next(s for s in shots[channel] if s.timestamp_us == row["timestamp"])
-        as_written = jpeg(surroundings, config, shot)
+        as_written = sensors.measure(shot).encoded
         if width == SMALL_WORLD.image_width:
             assert as_written == (synthetic_root / row["filename"]).read_bytes()
         changed = np.zeros(grey(as_written).shape, bool)
         # One of the two differs from whatever colour the object has.
         for material in (Material.PAINT_WHITE, Material.CLOTH_BLACK):
-            repainted = grey(jpeg(Surroundings(painted(world, set(outlines), material)), config, shot))
-            changed |= np.abs(repainted - grey(as_written)) > CHANGED
+            repainted = SceneSensors(config, SCENE, painted(world, set(outlines), material)).measure(shot).encoded
+            changed |= np.abs(grey(repainted) - grey(as_written)) > CHANGED
         explained = np.zeros_like(changed)
         for left, top, right, bottom in outlines.values():
             # Pixels whose middles lie within the tolerance.

@@ -70,18 +70,35 @@ _SPREAD_WLH: dict[Kind, tuple[float, float, float]] = {
 _CORRELATION = 0.45
 _CHILD_HEIGHT = (0.62, 0.85)
 
-# Radar cross-section in dBsm, the middle of what is drawn for a return.
-RCS_OF_KIND: dict[Kind, float] = {
-    "car": 10.0,
-    "truck": 17.0,
-    "construction_vehicle": 15.0,
-    "bus": 19.0,
-    "trailer": 19.0,
-    "barrier": 3.0,
-    "motorcycle": 4.0,
-    "bicycle": 1.0,
-    "pedestrian": -2.0,
-    "traffic_cone": -4.0,
+
+@dataclass(frozen=True)
+class RadarLook:
+    """How strongly a kind reflects a radar, dBsm.
+
+    `front`, `rear` and `side` are the flashes that two metres of a face throw back when they are seen squarely;
+    `outline` is each place of the outline (a corner, a wheel housing) that reflects over a wide angle.
+    """
+
+    front: float
+    rear: float
+    side: float
+    outline: float
+
+
+# Vehicles behave like plates and trihedrals, motorcycles like cylinders (Suzuki, 7th ITS World Congress 2000), people
+# are the weakest (77 GHz: Fortuny-Guasch and Chareau, JRC report EUR 25762, 2013). The levels are set so that the
+# strongest return in a box has the RCS it has in the boxes of nuScenes keyframes (docs/synthetic-world.md).
+RADAR_LOOKS: dict[Kind, RadarLook] = {
+    "car": RadarLook(front=13.0, rear=15.0, side=16.0, outline=1.0),
+    "truck": RadarLook(front=22.0, rear=26.0, side=24.0, outline=7.0),
+    "construction_vehicle": RadarLook(front=16.0, rear=18.0, side=17.0, outline=7.0),
+    "bus": RadarLook(front=22.0, rear=25.0, side=24.0, outline=6.0),
+    "trailer": RadarLook(front=23.0, rear=26.0, side=24.0, outline=7.0),
+    "barrier": RadarLook(front=0.0, rear=0.0, side=-8.0, outline=-8.0),
+    "motorcycle": RadarLook(front=0.0, rear=2.0, side=7.0, outline=-2.0),
+    "bicycle": RadarLook(front=-4.0, rear=-3.0, side=3.0, outline=-5.0),
+    "pedestrian": RadarLook(front=-1.0, rear=-1.0, side=-3.0, outline=-8.0),
+    "traffic_cone": RadarLook(front=-9.0, rear=-9.0, side=-9.0, outline=-15.0),
 }
 
 # Annotated boxes stand a little off the surface, as hand-drawn ones do; the bottom stays on the ground.

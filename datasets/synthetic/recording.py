@@ -5,24 +5,22 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from pydantic import TypeAdapter
 
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
-from datasets.synthetic import cameras, lidar, lidarseg, radar
+from datasets.synthetic import lidarseg
 from datasets.synthetic.annotations import Annotation, KeyframePoints, annotate
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.effort import Effort, Stopwatch
-from datasets.synthetic.lens import encode
-from datasets.synthetic.passing import Passage
-from datasets.synthetic.picture_rays import StillParts, View, in_view
+from datasets.synthetic.measuring import Measurement, SceneSensors
 from datasets.synthetic.rays import Surroundings
 from datasets.synthetic.rig import CHANNELS, camera, modality
 from datasets.synthetic.scene_faults import scene_faults
 from datasets.synthetic.schedule import Shot, log_name, scene_start_us, shots_of, token
 from datasets.synthetic.unfinished import Unfinished
-from datasets.synthetic.world import World, build_world
+from datasets.synthetic.world import build_world
 
 _TRUTH = TypeAdapter(dict[int, list[Annotation]])
 
@@ -51,31 +49,15 @@ def file_name(config: WorldConfig, scene: int, shot: Shot) -> str:
 
 
 @lru_cache(maxsize=1)
-def _scene(config: WorldConfig, index: int) -> tuple[Surroundings, StillParts, dict[str, list[Shot]]]:
-    surroundings = Surroundings(build_world(config, index))
-    return surroundings, StillParts(surroundings.still), shots_of(config, index)
-
-
-@lru_cache(maxsize=1)
-def _passage(surroundings: Surroundings) -> Passage:
-    return Passage(surroundings)
-
-
-@lru_cache(maxsize=1)
-def _fan() -> Float32[Array, "M 3"]:
-    return radar.fan_directions()
-
-
-@lru_cache(maxsize=len(CAMERA_CHANNELS))
-def _pixels(channel: str, width: int) -> Float32[Array, "P 3"]:
-    return cameras.pixel_directions(camera(channel, width))
+def _scene(config: WorldConfig, index: int) -> tuple[SceneSensors, dict[str, list[Shot]]]:
+    return SceneSensors(config, index, build_world(config, index)), shots_of(config, index)
 
 
 def record(job: RecordingJob) -> Effort:
     """Write the sensor files of a job, and last the truth of its keyframes: the unit's file says that it is done."""
     watch = Stopwatch()
     with watch.timing("scene"):
-        surroundings, parts, shots = _scene(job.config, job.scene)
+        sensors, shots = _scene(job.config, job.scene)
     faults = scene_faults(job.config, job.scene)
     clouds: dict[int, dict[str, Float64[Array, "P 3"]]] = {k: {} for k in range(job.first, job.last + 1)}
     for channel in CHANNELS:
@@ -85,57 +67,28 @@ def record(job: RecordingJob) -> Effort:
                 counted = shot.is_key_frame and channel not in CAMERA_CHANNELS
                 if not job.first <= shot.keyframe <= job.last or not (faults.has_file(shot) or counted):
                     continue
-                encoded, points = _measure(job, surroundings, parts, shot)
+                measured = sensors.measure(shot)
                 if faults.has_file(shot):
-                    job.unfinished.write(job.root / file_name(job.config, job.scene, shot), encoded)
-                if shot.is_key_frame and points is not None:
-                    clouds[shot.keyframe][channel] = points
+                    _write(job, shot, measured)
+                if counted:
+                    clouds[shot.keyframe][channel] = measured.points_global
     with watch.timing("truth"):
+        surroundings = sensors.surroundings
         truth = {keyframe: _truth(job, surroundings, shots, keyframe, clouds[keyframe]) for keyframe in clouds}
         job.unfinished.write(job.unfinished.unit(job.scene, job.first), _TRUTH.dump_json(truth))
     return watch.effort(keyframes=len(truth))
 
 
+def _write(job: RecordingJob, shot: Shot, measured: Measurement) -> None:
+    job.unfinished.write(job.root / file_name(job.config, job.scene, shot), measured.encoded)
+    if shot.channel == LIDAR_CHANNEL and shot.is_key_frame:
+        name = token(job.config, "sample_data", job.scene, shot.channel, shot.number)
+        job.unfinished.write(job.root / lidarseg.labels_file(job.config.version, name), measured.labels.tobytes())
+
+
 def unit_truth(path: Path) -> dict[int, list[Annotation]]:
     """The annotations of each keyframe of a unit, from its file."""
     return _TRUTH.validate_json(path.read_bytes())
-
-
-def _measure(
-    job: RecordingJob, surroundings: Surroundings, parts: StillParts, shot: Shot
-) -> tuple[bytes, Float64[Array, "P 3"] | None]:
-    """The file's content, and the points in global where it holds any."""
-    rng = np.random.default_rng([job.config.seed, job.scene, 5, CHANNELS.index(shot.channel), shot.number])
-    faults = scene_faults(job.config, job.scene)
-    world, stamped = surroundings.world, (shot.timestamp_us - scene_start_us(job.config, job.scene)) * 1e-6
-    time, mount = stamped - faults.stamped_late(shot.channel), faults.ego_from_sensor(shot.channel)
-    world_from_sensor = world.drive.world_from_ego(time) @ mount
-    if shot.channel in CAMERA_CHANNELS:
-        width = job.config.image_width
-        view = View(camera(shot.channel, width), world_from_sensor, _pixels(shot.channel, width))
-        shown = in_view(view, surroundings.movers, time, cameras.SHADOW_REACH)
-        return encode(cameras.render(surroundings.at(time, shown), parts, view, rng)), None
-    if shot.channel == LIDAR_CHANNEL:
-        swept = lidar.sweep(world, _passage(surroundings), mount, time, rng)
-        if shot.is_key_frame and faults.has_file(shot):
-            _write_labels(job, world, shot, swept)
-        return swept.points.tobytes(), _to_global(world, world_from_sensor, swept.points)
-    instant = surroundings.at(time)
-    fields = radar.sweep(instant, world, time, mount, _fan(), rng)
-    return radar.encode(fields), _to_global(world, world_from_sensor, fields)
-
-
-def _write_labels(job: RecordingJob, world: World, shot: Shot, swept: lidar.Sweep) -> None:
-    name = token(job.config, "sample_data", job.scene, shot.channel, shot.number)
-    path = job.root / lidarseg.labels_file(job.config.version, name)
-    job.unfinished.write(path, lidarseg.labels_of(world, swept).tobytes())
-
-
-def _to_global(
-    world: World, world_from_sensor: Float64[Array, "4 4"], points: Float32[Array, "P C"]
-) -> Float64[Array, "P 3"]:
-    moved = points[:, :3].astype(np.float64) @ world_from_sensor[:3, :3].T
-    return np.asarray(moved + world_from_sensor[:3, 3] + world.global_offset)
 
 
 def _truth(

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 
 from datasets.synthetic.annotations import Annotation
+from datasets.synthetic.can_bus import can_bus_files
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.effort import Effort, Stopwatch
 from datasets.synthetic.materials import Material
-from datasets.synthetic.positioning import gps_messages, pose_messages
+from datasets.synthetic.positioning import gps_messages
 from datasets.synthetic.recording import unit_truth
 from datasets.synthetic.scene_faults import scene_faults
 from datasets.synthetic.schedule import shots_of
@@ -64,5 +65,6 @@ def _scene_files(config: WorldConfig, scene: int, world: World) -> Iterable[tupl
     # Map masks have the north in their first row.
     yield map_file(config, scene), bytes(cv2.imencode(".png", drivable[::-1])[1])
     name = config.scene_names[scene]
-    for kind, messages in (("pose", pose_messages(config, scene, world)), ("gps", gps_messages(config, scene, world))):
+    files = {**can_bus_files(config, scene, world), "gps": gps_messages(config, scene, world)}
+    for kind, messages in files.items():
         yield f"can_bus/{name}_{kind}.json", json.dumps(messages).encode()
