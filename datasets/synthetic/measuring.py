@@ -23,11 +23,11 @@ from datasets.synthetic.world import World
 
 @dataclass(frozen=True)
 class Measurement:
-    """A sensor file's content, the points in it (global; none of a picture), their lidarseg labels (LiDAR only)."""
+    """A sensor file's content, the points in it (global; a picture has none), the labels of a LiDAR keyframe's points."""
 
     encoded: bytes
     points_global: Float64[Array, "P 3"]
-    labels: UInt8[Array, "P"]
+    labels: UInt8[Array, "L"]
 
 
 class SceneSensors:
