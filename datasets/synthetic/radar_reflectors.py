@@ -31,6 +31,7 @@ _UNDER, _AROUND, _SMALL = 14.0, 5.0, 2.5
 _MIRROR_HEIGHT = 1.2
 # Side of the squares (metres) from which sight is found out; a cross-section (dBsm) that nothing makes good.
 _SQUARE, _HOPELESS = 2.0, -10.0
+_SIGHT_HEIGHT = 0.6
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ class ReflectorMap:
         """
         square = (math.floor(origin[0] / _SQUARE), math.floor(origin[1] / _SQUARE))
         if square not in self._in_sight:
-            self._in_sight[square] = self._seen_from(square, float(origin[2]))
+            self._in_sight[square] = self._seen_from(square)
         if self._bodies is None:
             return self._in_sight[square]
         poses, rates = self._motion(time)
@@ -234,9 +235,10 @@ class ReflectorMap:
         moving = _moved(self._bodies, poses[self._user], rates[self._user], owners, True)
         return _joined([self._in_sight[square], moving])
 
-    def _seen_from(self, square: tuple[int, int], height: float) -> Reflectors:
+    def _seen_from(self, square: tuple[int, int]) -> Reflectors:
         scenery = Scenery(self.still, self.obstacles(0.0), self.through_loss, 0.0)
-        origin = np.array([*((np.array(square) + 0.5) * _SQUARE), height])
+        # At one height for all radars: which of them comes first must not matter.
+        origin = np.array([*((np.array(square) + 0.5) * _SQUARE), _SIGHT_HEIGHT])
         ranges = np.hypot(*(self._still.places[:, :2] - origin[:2]).T) - _SQUARE
         ahead = np.zeros(len(ranges))
         needed = np.minimum(NEAR.faintest_at(ranges, ahead), FAR.faintest_at(ranges, ahead)) - HOPE
