@@ -15,7 +15,10 @@ from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.following import HARDEST_BRAKING, Driver, follow
 from datasets.synthetic.junction import plan_junction
 from datasets.synthetic.materials import Material
+from datasets.synthetic.passing import Passage
 from datasets.synthetic.paths import straight_line
+from datasets.synthetic.rays import Surroundings
+from datasets.synthetic.rig import MOUNTS
 from datasets.synthetic.roads import RoadLayout, plan_roads
 from datasets.synthetic.routes import Lane, straight_on
 from datasets.synthetic.tables import CATEGORIES
@@ -129,7 +132,8 @@ def test_some_vehicles_turn_and_some_stop_and_start(worlds: dict[str, World]) ->
         poses, times = user.track.poses, user.track.times
         inside = (times >= 0.0) & (times <= CONFIG.duration)
         speeds = np.hypot(*np.gradient(poses[:, :2], times, axis=0).T)[inside]
-        turned += abs(poses[-1, 2] - poses[0, 2]) > 1.3
+        # No road bends that much.
+        turned += bool(np.ptp(poses[:, 2]) > 1.0)
         standing = speeds < 0.05
         started += bool((standing[:-1] & ~standing[1:]).any() and speeds[-1] > 1.0)
         stopped += bool((~standing[:-1] & standing[1:]).any() and speeds[0] > 1.0)
@@ -234,7 +238,7 @@ def test_people_step_and_cyclists_pedal_within_their_box(worlds: dict[str, World
     for user in stepping:
         width, length, height = user.body.size_wlh
         postures = {id(user.mesh_at(float(time))) for time in np.arange(0.0, CONFIG.duration, 0.1)}
-        assert len(postures) == len({id(mesh) for mesh in user.body.postures})
+        assert len(postures) > 4
         for mesh in user.body.postures:
             assert np.array_equal(mesh.triangles, user.body.mesh.triangles)
             assert np.array_equal(mesh.materials, user.body.mesh.materials)
@@ -287,3 +291,25 @@ def test_categories_are_official_and_people_differ(worlds: dict[str, World]) -> 
     assert found <= set(CATEGORIES)
     assert {"human.pedestrian.adult", "human.pedestrian.child", "human.pedestrian.construction_worker"} <= found
     assert len(found & set(CATEGORY_OF_KIND.values())) == len(CATEGORY_OF_KIND)
+
+
+def test_lidar_and_cameras_see_the_same_postures(worlds: dict[str, World]) -> None:
+    world = worlds["stop and go"]
+    surroundings = Surroundings(world)
+    passage, met = Passage(surroundings), 0
+    people = [user for user in surroundings.movers if len(user.body.postures) > 1]
+    for time in (1.0, 1.31, 3.77):
+        eye = world.drive.world_from_ego(time) @ MOUNTS["LIDAR_TOP"].ego_from_sensor
+        places = np.array([(*user.track.at(time)[:2], user.track.z) for user in people])
+        targets = (places[:, None] + np.linspace(0.1, 1.6, 12)[:, None] * np.array([0.0, 0.0, 1.0])).reshape(-1, 3)
+        # Beside the middle of the body swing legs and arms.
+        targets += np.random.default_rng(0).normal(0.0, 0.12, targets.shape) - eye[:3, 3]
+        rays = np.empty((len(targets), 6), np.float32)
+        rays[:, :3], rays[:, 3:] = eye[:3, 3], targets / np.linalg.norm(targets, axis=1, keepdims=True)
+        frozen = surroundings.at(time).cast(rays)
+        passing = passage.cast(rays, np.full(len(rays), 0.5), time - 0.025, time + 0.025)
+        mine = np.isin(frozen.owners, [user.number for user in people])
+        apart = np.abs(passing.distances[mine] - frozen.distances[mine])
+        assert ((passing.owners == frozen.owners)[mine] & (apart < 5e-3)).mean() > 0.99
+        met += int(mine.sum())
+    assert met > 50

@@ -100,7 +100,7 @@ def _median(plan: RoadPlan, occupancy: Occupancy, reach: float, rng: np.random.G
 def _car_park_edge(park: CarPark, occupancy: Occupancy, rng: np.random.Generator) -> list[Mesh]:
     """A low hedge or wall between the sidewalk and a car park, with a gap as entrance, and trees and lamps inside."""
     parts: list[Mesh] = []
-    kind, height, entrance = rng.random(), float(rng.uniform(0.7, 1.15)), float(rng.uniform(-0.4, 0.4)) * park.length
+    kind, height, entrance = rng.random(), float(rng.uniform(0.8, 1.6)), float(rng.uniform(-0.4, 0.4)) * park.length
     for begin, end in ((-park.length / 2, entrance - 3.5), (entrance + 3.5, park.length / 2)):
         if end - begin < 3.0 or kind > 0.8:
             continue

@@ -142,7 +142,11 @@ def _fill(
     found: list[_Vehicle] = []
     front = min(reach, lane.path.distances[-1] - 30.0) - float(rng.uniform(0.0, 20.0))
     queue = 0 if not red else int(rng.integers(1, 6)) if ahead_at_line is None else ahead_at_line
+    latest = front
     while front > -reach:
+        if not red and ego is None and latest > lane.stop_line >= front:
+            # Somebody comes up to a green light early enough to be seen at the junction.
+            front = min(latest, lane.stop_line - float(rng.uniform(1.0, 18.0)))
         if red and front > lane.stop_line and front < lane.clear + 14.0:
             front = lane.stop_line - float(rng.uniform(0.2, 0.8))
         vehicle = _draw(front, routes, pace, rng)
@@ -159,9 +163,10 @@ def _fill(
         found.append(vehicle)
         if waits:
             queue -= 1
-            front = rear - float(rng.uniform(1.8, 2.8))
+            latest = front = rear - float(rng.uniform(1.8, 2.8))
         else:
-            front = rear - STANDSTILL_GAP - pace * 1.3 - float(rng.exponential(density))
+            latest = rear - STANDSTILL_GAP - pace * 1.3
+            front = latest - float(rng.exponential(density))
     return [vehicle for vehicle in _with_speeds(found, red) if vehicle.body is not None]
 
 
@@ -173,8 +178,13 @@ def _draw(front: float, routes: list[Route], pace: float, rng: np.random.Generat
     half = body.size_wlh[1] / 2
     rear = half if trailer is None else _hitch(body, trailer) + trailer.size_wlh[1] / 2
     route = routes[0]
-    if front < route.lane.stop_line and kind in ("car", "motorcycle") and rng.random() < _TURN_SHARE:
-        route = routes[int(rng.integers(len(routes)))]
+    if (
+        front < route.lane.stop_line
+        and kind in ("car", "motorcycle")
+        and len(routes) > 1
+        and rng.random() < _TURN_SHARE
+    ):
+        route = routes[int(rng.integers(1, len(routes)))]
     return _Vehicle(Driver(route, front - half, 0.0, pace * float(rng.uniform(0.9, 1.12)), half, rear), body, trailer)
 
 

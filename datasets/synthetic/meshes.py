@@ -44,13 +44,14 @@ class Mesh:
     def fitted(self, length: float, width: float, height: float, reference: "Mesh | None" = None) -> "Mesh":
         """Scaled along each axis to fill exactly the box of this size that stands centred on the origin's ground.
 
-        Where a `reference` is given, it is that mesh which would fill the box: one object in another posture.
+        Where a `reference` is given, it is that mesh which would fill the box: one object in another posture. What
+        reaches further than it is pressed into the box.
         """
         vertices = self.vertices if reference is None else reference.vertices
         low, high = vertices.min(axis=0), vertices.max(axis=0)
         size = np.array([length, width, height])
         unit = (self.vertices - low) / np.maximum(high - low, 1e-6)
-        fitted = unit * size - np.array([length / 2, width / 2, 0.0])
+        fitted = np.clip(unit, 0.0, 1.0) * size - np.array([length / 2, width / 2, 0.0])
         return Mesh(fitted.astype(np.float32), self.triangles, self.materials)
 
 

@@ -44,7 +44,7 @@ def _park_across(street: Street, plan: RoadPlan, place: float, side: int, rng: n
 
 def fill_car_park(street: Street, park: CarPark, rng: np.random.Generator) -> None:
     """Vehicles in most bays, nose in or out; two or three motorcycles share a bay now and then."""
-    taken = float(rng.uniform(0.4, 0.9))
+    taken = float(rng.uniform(0.6, 0.95))
     for row in park.bays():
         for x, y, out in row:
             if rng.random() > taken:

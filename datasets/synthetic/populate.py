@@ -63,7 +63,7 @@ def sidewalk_people(
     `near` is the stretch of the main road that the ego vehicle comes through; that is where most of them are.
     """
     for path, half, other_half, count, (low, high) in (
-        (plan.main, plan.main_half_width, plan.cross_half_width, rng.uniform(14.0, 36.0), near),
+        (plan.main, plan.main_half_width, plan.cross_half_width, rng.uniform(16.0, 40.0), near),
         (plan.cross, plan.cross_half_width, plan.main_half_width, rng.uniform(2.0, 6.0), (-45.0, 45.0)),
     ):
         gap = other_half + CORNER + 0.5

@@ -13,7 +13,7 @@ NEVER = (np.inf, np.inf)
 _SIDEWAYS = 2.2  # Acceleration to the side that drivers accept in a turn, m/s^2.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lane:
     """A lane of the plan: its number, its middle in driving direction with the zero at the crossing road's middle.
 
@@ -28,7 +28,7 @@ class Lane:
     green: tuple[float, float] = ALWAYS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
     """How one vehicle drives: on `lane`, and where `turn` is finite, from there around to `exit_lane`.
 

@@ -76,7 +76,7 @@ def _layout(manoeuvre: Manoeuvre, half: float, rng: np.random.Generator) -> Road
     if manoeuvre == "u-turn":
         # A car needs this much room to turn around.
         lanes, median = 2, float(rng.uniform(2.5, 4.0))
-    parking = BAYS_WIDTH if rng.random() < 0.35 else PARKING_WIDTH
+    parking = BAYS_WIDTH if rng.random() < 0.4 else PARKING_WIDTH
     return RoadLayout(half, yaw, skew, curvature, lanes, median if lanes == 2 else 0.0, parking)
 
 
