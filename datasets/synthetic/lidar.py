@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.conditions import Conditions
 from datasets.synthetic.droplets import drop_returns, extinction_at_905nm, wet_ground
-from datasets.synthetic.materials import REFLECTIVITY
+from datasets.synthetic.materials import FALLOFF, REFLECTIVITY
 from datasets.synthetic.motion import Drive
 from datasets.synthetic.own_vehicle import OwnReturns, own_returns
 from datasets.synthetic.passing import Passage
@@ -171,9 +171,9 @@ def _echoes(
         strength = np.where(level & (hits.owners == BACKGROUND), strength * wet_ground(facing), strength)
     distances = np.minimum(hits.distances, 2 * _MAX_RANGE)
     strength = strength * np.exp(-2.0 * extinction_at_905nm(conditions) * distances)
-    # What comes back fades with the square of the range; grazing and dark surfaces go first.
+    # What comes back fades with the square of the range; grazing, dark and glossy surfaces go first.
     power = strength / np.maximum(distances, 1.0) ** 2
-    answered = 0.99 * (1.0 - np.exp(-power * facing**0.35 * 60.0**2))
+    answered = 0.99 * (1.0 - np.exp(-power * facing ** FALLOFF[np.maximum(hits.materials, 0)] * 60.0**2))
     solid = (distances < _MAX_RANGE) & (luck < answered)
     own = hits.owners == OWN_VEHICLE
     solid[own] = luck[own] >= _OWN_LOST

@@ -82,7 +82,7 @@ _LOOKS: dict[Material, tuple[float, float, float, float]] = {
     Material.LEAVES: (0.09, 0.2, 0.04, 20.0),
     Material.LEAVES_DARK: (0.05, 0.13, 0.04, 17.0),
     Material.METAL: (0.3, 0.31, 0.32, 35.0),
-    Material.GLASS: (0.035, 0.045, 0.055, 4.0),
+    Material.GLASS: (0.035, 0.045, 0.055, 0.6),
     Material.TYRE: (0.02, 0.02, 0.02, 3.0),
     Material.RIM: (0.4, 0.4, 0.42, 30.0),
     Material.PLASTIC: (0.05, 0.05, 0.05, 6.0),
@@ -117,6 +117,12 @@ _LOOKS: dict[Material, tuple[float, float, float, float]] = {
 
 _TABLE = np.array([_LOOKS[material] for material in Material], dtype=np.float32)
 
+# How fast the LiDAR's return from a surface falls off its normal: the exponent of the cosine of incidence. Rough surfaces
+# scatter almost evenly; clear coats, polished metal and glass send most of the light away, and what meets glass squarely
+# mostly goes through. Set so that cars get as many points as they do in nuScenes.
+_FALLOFF: dict[Material, float] = {**dict.fromkeys(PAINTS, 6.0), Material.GLASS: 14.0, Material.METAL: 1.5}
+
 # Indexed by Material.
+FALLOFF: Float32[Array, "K"] = np.array([_FALLOFF.get(material, 0.35) for material in Material], np.float32)
 COLOURS: Float32[Array, "K 3"] = _TABLE[:, :3].copy()
 REFLECTIVITY: Float32[Array, "K"] = _TABLE[:, 3].copy()

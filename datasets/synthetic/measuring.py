@@ -23,7 +23,7 @@ from datasets.synthetic.world import World
 
 @dataclass(frozen=True)
 class Measurement:
-    """A sensor file's content, the points in it (global; a picture has none), and labels of a LiDAR keyframe's."""
+    """A sensor file's content, the points in it (global; a picture has none), a LiDAR keyframe's labels."""
 
     encoded: bytes
     points_global: Float64[Array, "P 3"]
