@@ -117,9 +117,9 @@ _LOOKS: dict[Material, tuple[float, float, float, float]] = {
 
 _TABLE = np.array([_LOOKS[material] for material in Material], dtype=np.float32)
 
-# How fast the LiDAR's return from a surface falls off its normal: the exponent of the cosine of incidence. Rough surfaces
-# scatter almost evenly; clear coats, polished metal and glass send most of the light away, and what meets glass squarely
-# mostly goes through. Set so that cars get as many points as they do in nuScenes.
+# How fast the LiDAR's return from a surface falls off its normal: the exponent of the cosine of incidence. Rough
+# surfaces scatter almost evenly; clear coats, polished metal and glass send most of the light away, and what meets
+# glass squarely mostly goes through. Set so that cars get about as many points as they do in nuScenes.
 _FALLOFF: dict[Material, float] = {**dict.fromkeys(PAINTS, 6.0), Material.GLASS: 14.0, Material.METAL: 1.5}
 
 # Indexed by Material.
