@@ -92,7 +92,7 @@ def test_doppler_of_what_stands_is_the_radars_own_motion(turning: tuple[World, f
     expected = (ranges[1] - ranges[0]) / 0.04
     assert np.abs(echoes.doppler[direct] - expected).max() < 0.08
     assert np.abs(echoes.over_ground[direct]).max() == 0.0
-    assert np.ptp(expected) > 1.0
+    assert np.ptp(expected) > 0.5
 
 
 def test_two_targets_in_one_cell_are_one_detection() -> None:
@@ -135,7 +135,7 @@ def test_cross_section_depends_on_class_and_aspect(kind: Kind) -> None:
     """All of an object's centres together, in decibels, seen from 50 m; the mean over many objects."""
     seen = np.zeros((40, 5))
     for seed in range(len(seen)):
-        centres = body_reflectors(draw_body(kind, np.random.default_rng(seed), rider=True), np.random.default_rng(seed))
+        centres = body_reflectors(draw_body(kind, np.random.default_rng(seed)), np.random.default_rng(seed))
         for i, angle in enumerate(np.radians([0.0, 30.0, 60.0, 90.0, 180.0])):
             rcs = centres.towards(50.0 * np.array([np.cos(angle), np.sin(angle)]))
             seen[seed, i] = 10 * np.log10((10 ** (rcs / 10)).sum())

@@ -161,7 +161,7 @@ def _accuracies(column: _Columns, detections: Detections, known: Bool[Array, "D"
     ranges, weak = detections.ranges, np.clip((10.0 - detections.rcs) / 15.0, 0.0, 1.0)
     spread = rng.normal(0.0, 1.0, (2, len(ranges)))
     hundreds = ranges / 100.0
-    along = 18.25 + 0.2 * weak + weak * hundreds + 0.3 * hundreds**2 + 0.7 * spread[0]
+    along = 17.95 + 0.2 * weak + weak * hundreds + 0.3 * hundreds**2 + 1.05 * spread[0]
     across = _rms_row(np.hypot(0.5, 0.0075 * ranges)) + 0.5 * weak * np.minimum(hundreds, 1.0) + 0.35 * spread[1]
     speed = _rms_row(0.252 / np.maximum(np.cos(detections.azimuths), 0.1))
     for name, row, lowest in (("x_rms", along, 19), ("y_rms", across, 19), ("vx_rms", speed, 16)):

@@ -30,7 +30,7 @@ _UNDER, _AROUND, _SMALL = 14.0, 5.0, 2.5
 # Sides of vehicles at least this high (metres) mirror like walls.
 _MIRROR_HEIGHT = 1.2
 # Side of the squares (metres) from which sight is found out; a cross-section (dBsm) that nothing makes good.
-_SQUARE, _HOPELESS = 2.0, -10.0
+_SQUARE, _HOPELESS = 3.0, -10.0
 _SIGHT_HEIGHT = 0.6
 
 

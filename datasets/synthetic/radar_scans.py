@@ -20,7 +20,7 @@ VALID, NOT_CONFIRMED, LOW_RCS, OUTSIDE_VIEW, ELEVATED, CHILD, ARTEFACT_50, NO_MA
 
 # dB; and the shares of flanks and children that are not reported, of several targets in a bin that are marked.
 _TOO_WEAK = 4.0
-_FLANK_DROPPED, _CHILD_DROPPED, _MULTI_MARKED = 0.75, 0.6, 0.5
+_FLANK_DROPPED, _CHILD_DROPPED, _MULTI_MARKED = 0.75, 0.6, 0.9
 
 
 @dataclass(frozen=True)
