@@ -69,7 +69,7 @@ def read_radar_sweep(root: Path, filename: str) -> SweepFile:
     HEADER_MISMATCH, TRUNCATED).
     """
     content = _read_bytes(root, filename)
-    header = _parse_pcd_header(content, filename)
+    header = parse_pcd_header(content, filename)
     payload = len(content) - header.data_start
     if payload < header.points * header.point_type.itemsize:
         expected = f"{header.points} points of {header.point_type.itemsize} bytes"
@@ -116,7 +116,7 @@ def _read_bytes(root: Path, filename: str) -> bytes:
     """A regular file under the root. Raises SensorFileError MISSING_FILE, NOT_A_REGULAR_FILE, EMPTY_FILE or
     IMPLAUSIBLE (too large), and InputRefused where the path leads out of the root.
     """
-    path = _path_under(root, filename)
+    path = path_under(root, filename)
     try:
         # Without O_NONBLOCK, opening a named pipe waits for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -138,7 +138,7 @@ def _read_bytes(root: Path, filename: str) -> bytes:
         os.close(descriptor)
 
 
-def _path_under(root: Path, filename: str) -> Path:
+def path_under(root: Path, filename: str) -> Path:
     """The path of a file of the dataset; neither `..` nor a symbolic link may lead out of the dataroot.
 
     The root itself and its first level (`samples`, `sweeps`) may be links to another disk: the user made those.
@@ -158,14 +158,19 @@ def _path_under(root: Path, filename: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _PcdHeader:
+class PcdHeader:
+    """What a PCD file's header announces: so many points of this type, from byte `data_start` on."""
+
     point_type: np.dtype[np.void]
     points: int
     data_start: int
 
 
-def _parse_pcd_header(content: bytes, filename: str) -> _PcdHeader:
-    """The header of a binary PCD file that has all RADAR_FIELDS. Raises SensorFileError."""
+def parse_pcd_header(content: bytes, filename: str) -> PcdHeader:
+    """The header of a binary PCD file that has all RADAR_FIELDS, from the file's first 16 KiB at least.
+
+    Raises SensorFileError BAD_HEADER or HEADER_MISMATCH.
+    """
 
     def bad(problem: str) -> SensorFileError:
         return SensorFileError(FaultReason.BAD_HEADER, f"{filename}: {problem}")
@@ -203,4 +208,4 @@ def _parse_pcd_header(content: bytes, filename: str) -> _PcdHeader:
     if width < 0 or height < 0 or points != width * height:
         detail = f"{filename}: WIDTH {width} x HEIGHT {height} do not make POINTS {points}"
         raise SensorFileError(FaultReason.HEADER_MISMATCH, detail)
-    return _PcdHeader(np.dtype(list(zip(names, columns, strict=True))), points, start)
+    return PcdHeader(np.dtype(list(zip(names, columns, strict=True))), points, start)
