@@ -42,9 +42,9 @@ def read_lidar_sweep(root: Path, filename: str) -> SweepFile:
 
     A file that was cut between two points cannot be told from a whole one: nuScenes' own sweeps hold whole firings of
     32 beams, but a LiDAR that writes only the beams that came back does not.
-    Raises SensorFileError (see `_read_bytes`; TRUNCATED, IMPLAUSIBLE, NO_FINITE_POINTS).
+    Raises SensorFileError (see `read_file`; TRUNCATED, IMPLAUSIBLE, NO_FINITE_POINTS).
     """
-    content = _read_bytes(root, filename)
+    content = read_file(root, filename)
     point_bytes = 4 * len(LIDAR_FIELDS)
     if len(content) % point_bytes:
         detail = f"{filename}: {len(content)} bytes are no whole number of points of {point_bytes} bytes"
@@ -65,10 +65,10 @@ def read_radar_sweep(root: Path, filename: str) -> SweepFile:
     """The points (P, 18: RADAR_FIELDS) of a binary PCD v0.7 file, sensor frame; all of them, no state is filtered.
 
     Columns are found by name. A sweep without points is valid; nuScenes also marks one by a first point of NaN.
-    Raises SensorFileError (see `_read_bytes`; BAD_HEADER,
+    Raises SensorFileError (see `read_file`; BAD_HEADER,
     HEADER_MISMATCH, TRUNCATED).
     """
-    content = _read_bytes(root, filename)
+    content = read_file(root, filename)
     header = parse_pcd_header(content, filename)
     payload = len(content) - header.data_start
     if payload < header.points * header.point_type.itemsize:
@@ -102,9 +102,9 @@ def _finite(points: Float32[Tensor, "N C"], fields: tuple[str, ...], filename: s
 def read_image_bytes(root: Path, filename: str, width: int, height: int) -> bytes:
     """An encoded picture, JPEG or PNG, whose header says width x height pixels. Nothing is decoded.
 
-    Raises SensorFileError (see `_read_bytes`; NOT_AN_IMAGE, SIZE_MISMATCH, TRUNCATED).
+    Raises SensorFileError (see `read_file`; NOT_AN_IMAGE, SIZE_MISMATCH, TRUNCATED).
     """
-    content = _read_bytes(root, filename)
+    content = read_file(root, filename)
     found = picture_size(content, filename)
     if found != (width, height):
         detail = f"{filename}: the picture has {found[0]} x {found[1]} pixels, sample_data.json says {width} x {height}"
@@ -112,7 +112,7 @@ def read_image_bytes(root: Path, filename: str, width: int, height: int) -> byte
     return content
 
 
-def _read_bytes(root: Path, filename: str) -> bytes:
+def read_file(root: Path, filename: str) -> bytes:
     """A regular file under the root. Raises SensorFileError MISSING_FILE, NOT_A_REGULAR_FILE, EMPTY_FILE or
     IMPLAUSIBLE (too large), and InputRefused where the path leads out of the root.
     """
