@@ -321,7 +321,7 @@ def _read_scene(root: Path, filename: str, time_scale: float) -> _Scene:
             rigs[calibration] = _read_calibration(path_under(root, f"{folder}/calibration/{calibration}.json"))
         samples.append(_sample(path, folder, sample, data, rigs[calibration], time_scale))
     samples.sort(key=lambda sample: sample.timestamp_us)
-    if not samples or any(a.timestamp_us == b.timestamp_us for a, b in zip(samples, samples[1:], strict=False)):
+    if not samples or len({sample.timestamp_us for sample in samples}) < len(samples):
         raise InputRefused(f"{path}: field samples: expected one or more samples, each at a time of its own.")
     ontology = _object(path, _get(path, scene, "ontologies")).get(_BOXES_3D)
     classes = _read_ontology(path_under(root, f"{folder}/ontology/{ontology}.json")) if ontology else {}
@@ -465,8 +465,8 @@ def _pose_track(samples: list[_Sample]) -> PoseTrack:
 
 def _pose(path: Path, pose: dict[str, Any]) -> Transform:
     rotation, translation = _get(path, pose, "rotation", of=dict), _get(path, pose, "translation", of=dict)
-    quaternion = [rotation.get(name) for name in ("qw", "qx", "qy", "qz")]
-    position = [translation.get(name) for name in "xyz"]
+    quaternion: list[Any] = [rotation.get(name) for name in ("qw", "qx", "qy", "qz")]
+    position: list[Any] = [translation.get(name) for name in "xyz"]
     for kind, value in ((QUATERNION, quaternion), (VECTOR, position)):
         if not kind.accepts(value):
             raise InputRefused(f"{path}: field pose: expected {kind.expected}, found {value!r:.100}.")
