@@ -437,7 +437,7 @@ def _read_points(root: Path, reading: _Datum) -> tuple[torch.Tensor, str]:
         with zipfile.ZipFile(content) as archive:
             if archive.getinfo("data.npy").file_size > _MAX_UNPACKED_BYTES:
                 raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{name}: too many bytes when unpacked")
-            table = np.lib.format.read_array(io.BytesIO(archive.read("data.npy")), allow_pickle=False)
+            table = np.load(io.BytesIO(archive.read("data.npy")), allow_pickle=False)
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, MemoryError) as error:
         raise SensorFileError(FaultReason.TRUNCATED, f"{name}: not a whole .npz file with `data`: {error}") from None
     if table.ndim != 2 or table.shape[1] != len(reading.point_format) or table.dtype.kind != "f":

@@ -83,7 +83,7 @@ def _packed_tensor(tensor: Tensor, name: str, files: dict[str, bytes]) -> dict[s
     if tensor.numel() <= _INLINE_NUMBERS and bool(tensor.isfinite().all()):
         return {"dtype": dtype, "shape": list(tensor.shape), "numbers": tensor.flatten().tolist()}
     content = io.BytesIO()
-    np.lib.format.write_array(content, np.ascontiguousarray(tensor.numpy()), allow_pickle=False)
+    np.save(content, np.ascontiguousarray(tensor.numpy()), allow_pickle=False)
     file = f"{name.removesuffix('.points')}.npy"
     files[file] = content.getvalue()
     return {"file": file}
@@ -135,10 +135,10 @@ def _unpacked_tensor(value: dict[str, Any], files: Mapping[str, bytes]) -> Tenso
 def _read_npy(content: bytes) -> np.ndarray[Any, np.dtype[Any]]:
     """The array of a `.npy` file whose header announces what follows it, before anything is allocated for it."""
     file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
+    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
     if version != (1, 0):
         raise ValueError(f"a .npy file of version {version}")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
     if dtype.name not in _DTYPES or fortran_order:
         raise ValueError(f"a .npy file of {dtype}")
     if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
