@@ -8,9 +8,12 @@ from tyro.conf import subcommand
 from tools.data_check import CheckArguments, check
 from tools.data_shard import ShardArguments, shard
 
+_CHECK = "Say what is there, what is missing, what is broken, and what of it still works (docs/data-check.md)."
+_SHARD = "Pack a split into shards: plain tar files with all that samples are made of (docs/shards.md)."
+
 DataArguments = (
-    Annotated[CheckArguments, subcommand("check", description=CheckArguments.__doc__)]
-    | Annotated[ShardArguments, subcommand("shard", description=ShardArguments.__doc__)]
+    Annotated[CheckArguments, subcommand("check", description=_CHECK)]
+    | Annotated[ShardArguments, subcommand("shard", description=_SHARD)]
 )
 """What `bevel data` takes: one of its own verbs, with that verb's arguments."""
 

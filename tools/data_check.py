@@ -22,11 +22,7 @@ _EXAMPLES = 5  # of each kind on the screen; the report holds more
 
 @dataclass(frozen=True)
 class CheckArguments:
-    """Say what is there, what is missing, what is broken, and what of it still works.
-
-    Exit code 0: nothing is wrong (warnings may be); 3: the tables or the paths are wrong; 4: only sensor files are
-    missing or broken.
-    """
+    """What `bevel data check` takes."""
 
     data_root: Positional[Annotated[Path, arg(metavar="DATAROOT")]]
     """The dataroot: the folder that holds v1.0-mini, say."""

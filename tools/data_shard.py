@@ -18,7 +18,7 @@ from tools.training.loading import MissingSensorsPolicy
 
 @dataclass(frozen=True)
 class ShardArguments:
-    """Pack a split into shards: plain tar files with everything that samples are made of, and a manifest."""
+    """What `bevel data shard` takes."""
 
     data_root: Positional[Annotated[Path, arg(metavar="DATAROOT")]]
     """The dataroot: the folder that holds v1.0-mini, say."""
