@@ -14,6 +14,7 @@ from datasets.faults import InputRefused
 from datasets.nuscenes.check.check import CheckResult, check_dataset, report_json
 from datasets.nuscenes.check.findings import Severity
 from datasets.nuscenes.check.inventory import Count, Inventory, what_works
+from datasets.nuscenes.reader import CHANNELS
 from tools.exit_codes import Degraded
 from tools.progress import Progress
 
@@ -112,7 +113,9 @@ def _findings_lines(result: CheckResult) -> list[str]:
 
 def _channel_lines(inventory: Inventory) -> list[str]:
     rows = [(c.channel, c.modality, _of(c.keyframes), _of(c.sweeps)) for c in inventory.channels]
-    return _table(("channel", "modality", "keyframes", "sweeps between"), rows)
+    lines = _table(("channel", "modality", "keyframes", "sweeps between"), rows)
+    absent = [channel for channel in CHANNELS if channel not in {channel.channel for channel in inventory.channels}]
+    return [*lines, f"Not in the tables: {', '.join(absent)}."] if absent else lines
 
 
 def _of(count: Count) -> str:

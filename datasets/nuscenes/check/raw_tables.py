@@ -15,6 +15,7 @@ from datasets.nuscenes.check.findings import Findings, Problem, shown
 from datasets.nuscenes.check.records import stream_records
 from datasets.nuscenes.schema import ANNOTATION_TABLES, MAY_BE_EMPTY, SCHEMA, Field
 from datasets.nuscenes.values import (
+    ATTRIBUTES,
     COUNT,
     FLAG,
     INTRINSIC,
@@ -48,7 +49,7 @@ _EXTRA_NUMBERS: dict[str, tuple[str, ...]] = {
 class RawTable:
     """One table: `tokens` of its rows, the first of each token, and what its fields hold.
 
-    references: the row in the table that a field names, or NONE. texts, numbers (TIME, FLAG, counts; -1 where bad) and
+    references: the row in the table that a field names, or NONE (of fields with one token). texts, numbers (TIME, FLAG, counts; -1 where bad) and
     vectors (rows, 3; NaN where bad): by field.
     """
 
@@ -100,6 +101,8 @@ class _Reading:
         self._defined: set[int] = set()
         fields = self._fields
         self._references = {field.name: array("q") for field in fields if field.table}
+        # A list of tokens may be of any length: the row of each reference stands beside it.
+        self._rows_of_listed = {field.name: array("q") for field in fields if field.kind is ATTRIBUTES}
         self._texts: dict[str, list[str]] = {f.name: [] for f in fields if not f.table and f.kind in (NAME, PATH)}
         self._numbers = {f.name: array("q") for f in fields if f.kind in (TIME, FLAG, INTRINSIC)}
         self._vectors = {f.name: array("d") for f in fields if f.kind in (VECTOR, SIZE)}
@@ -154,9 +157,11 @@ class _Reading:
         name = field.name
         if field.table:
             numbers = self._numbering[field.table]
-            # A list has one token at most (ATTRIBUTES).
-            reference = (value[0] if value else "") if isinstance(value, list) else value
-            self._references[name].append(numbers.setdefault(reference, len(numbers)) if reference else NONE)
+            if name in self._rows_of_listed:
+                self._rows_of_listed[name].extend([len(self._own) - 1] * len(value or ()))
+                self._references[name].extend(numbers.setdefault(item, len(numbers)) for item in value or ())
+            else:
+                self._references[name].append(numbers.setdefault(value, len(numbers)) if value else NONE)
         elif name in self._texts:
             self._texts[name].append(value or "")
         elif name in self._vectors:
@@ -203,10 +208,11 @@ class _Reading:
         for field in self._fields:
             if field.table:
                 numbers = np.array(self._references[field.name], dtype=np.int64)
-                rows = np.append(rows_of_numbers[field.table], NONE)[numbers]
-                references[field.name] = rows
+                targets = np.append(rows_of_numbers[field.table], NONE)[numbers]
+                if field.name not in self._rows_of_listed:
+                    references[field.name] = targets
                 if field.table in whole:
-                    self._tell_dangling(field, tokens, numbers, np.flatnonzero((numbers >= 0) & (rows == NONE)))
+                    self._tell_dangling(field, tokens, numbers, np.flatnonzero((numbers >= 0) & (targets == NONE)))
         return RawTable(
             file=self._file,
             tokens=tokens,
@@ -217,14 +223,16 @@ class _Reading:
         )
 
     def _tell_dangling(
-        self, field: Field, tokens: list[str], numbers: NDArray[np.int64], rows: NDArray[np.int64]
+        self, field: Field, tokens: list[str], numbers: NDArray[np.int64], places: NDArray[np.int64]
     ) -> None:
-        if not rows.size:
+        if not places.size:
             return
         names = list(self._numbering[field.table])
-        for row in rows.tolist():
-            detail = f"expected a token of {field.table}.json, found {shown(names[numbers[row]])}"
-            self._findings.add(Problem.DANGLING_TOKEN, self._file, tokens[row], field.name, detail)
+        rows = self._rows_of_listed.get(field.name)
+        for place in places.tolist():
+            token = tokens[place if rows is None else rows[place]]
+            detail = f"expected a token of {field.table}.json, found {shown(names[numbers[place]])}"
+            self._findings.add(Problem.DANGLING_TOKEN, self._file, token, field.name, detail)
 
 
 def _problem_of(kind: Kind, value: Any) -> Problem:
