@@ -49,8 +49,8 @@ _EXTRA_NUMBERS: dict[str, tuple[str, ...]] = {
 class RawTable:
     """One table: `tokens` of its rows, the first of each token, and what its fields hold.
 
-    references: the row in the table that a field names, or NONE (of fields with one token). texts, numbers (TIME, FLAG, counts; -1 where bad) and
-    vectors (rows, 3; NaN where bad): by field.
+    By field: `references`, the row in the table that a field names, or NONE (only of fields with one token); `texts`;
+    `numbers` (TIME, FLAG, counts; -1 where bad); `vectors` (rows, 3; NaN where bad).
     """
 
     file: str
