@@ -1,4 +1,10 @@
-"""What every source of recorded frames can do."""
+"""What a source of recorded frames has to do: another dataset is one file with such a class (datasets/dgp.py).
+
+Samples, training, prediction and pictures need nothing else. A LogFrame says the rest by itself: which channels there
+are (names as nuScenes has them, since a network's views are in that order), cameras of any size, sweeps in the frame
+of their sensor, and a fault for each of the twelve channels that is not there. Two things are nuScenes' own and go by
+its tables: replay in recorded order (datasets/nuscenes/recording.py) and the official metric.
+"""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,7 +13,10 @@ from datasets.frames import LogFrame
 
 @runtime_checkable
 class LogReader(Protocol):
-    """Frames by token. Reading a frame never fails for a broken sensor file: the frame's `faults` tell of it."""
+    """Frames by token. Reading a frame never fails for a broken sensor file: the frame's `faults` tell of it.
+
+    A reader is handed to the loader's worker processes: it holds no open file.
+    """
 
     def frame_tokens(self, split: str) -> tuple[str, ...]:
         """The tokens of a split's frames, in recorded order log by log. Raises InputRefused for an unknown split."""

@@ -46,12 +46,13 @@ VERBS = (
         "statistics",
         "what datasets are like, side by side: returns, boxes, clocks",
     ),
+    Verb("data", "DataArguments", "data", "check a dataset, pack it into shards"),
     Verb("doctor", "DoctorArguments", "doctor", "what is installed, what works, what is missing and how to get it"),
 )
 
 EXIT_CODES = """\
 exit codes:
-  0 fine   1 failed   2 wrong usage   3 input refused   4 finished, but degraded (--strict)
+  0 fine   1 failed   2 wrong usage   3 input refused   4 finished, but degraded
   6 training diverged   130 stopped by Ctrl-C"""
 
 

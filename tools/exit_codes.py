@@ -11,7 +11,7 @@ class ExitCode(IntEnum):
     FAILED = 1  # a loader process died, the disk is full, or Bevel has a bug (then there is a traceback)
     USAGE = 2
     INPUT_REFUSED = 3
-    DEGRADED = 4  # finished, but with missing sensors, and --strict asked to be told
+    DEGRADED = 4  # finished, but with missing sensors, and one asked to be told (--strict, data check)
     DIVERGED = 6
     INTERRUPTED = 130
 
@@ -29,7 +29,7 @@ class Diverged(Exception):
 
 
 class Degraded(Exception):
-    """The command finished with less than it should have had, and --strict was given: exit code 4.
+    """The command finished with less than it should have had, and one asked to be told: exit code 4.
 
     `output` is what was written all the same.
     """

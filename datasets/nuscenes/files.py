@@ -42,9 +42,9 @@ def read_lidar_sweep(root: Path, filename: str) -> SweepFile:
 
     A file that was cut between two points cannot be told from a whole one: nuScenes' own sweeps hold whole firings of
     32 beams, but a LiDAR that writes only the beams that came back does not.
-    Raises SensorFileError (see `_read_bytes`; TRUNCATED, IMPLAUSIBLE, NO_FINITE_POINTS).
+    Raises SensorFileError (see `read_file`; TRUNCATED, IMPLAUSIBLE, NO_FINITE_POINTS).
     """
-    content = _read_bytes(root, filename)
+    content = read_file(root, filename)
     point_bytes = 4 * len(LIDAR_FIELDS)
     if len(content) % point_bytes:
         detail = f"{filename}: {len(content)} bytes are no whole number of points of {point_bytes} bytes"
@@ -65,11 +65,11 @@ def read_radar_sweep(root: Path, filename: str) -> SweepFile:
     """The points (P, 18: RADAR_FIELDS) of a binary PCD v0.7 file, sensor frame; all of them, no state is filtered.
 
     Columns are found by name. A sweep without points is valid; nuScenes also marks one by a first point of NaN.
-    Raises SensorFileError (see `_read_bytes`; BAD_HEADER,
+    Raises SensorFileError (see `read_file`; BAD_HEADER,
     HEADER_MISMATCH, TRUNCATED).
     """
-    content = _read_bytes(root, filename)
-    header = _parse_pcd_header(content, filename)
+    content = read_file(root, filename)
+    header = parse_pcd_header(content, filename)
     payload = len(content) - header.data_start
     if payload < header.points * header.point_type.itemsize:
         expected = f"{header.points} points of {header.point_type.itemsize} bytes"
@@ -102,9 +102,9 @@ def _finite(points: Float32[Tensor, "N C"], fields: tuple[str, ...], filename: s
 def read_image_bytes(root: Path, filename: str, width: int, height: int) -> bytes:
     """An encoded picture, JPEG or PNG, whose header says width x height pixels. Nothing is decoded.
 
-    Raises SensorFileError (see `_read_bytes`; NOT_AN_IMAGE, SIZE_MISMATCH, TRUNCATED).
+    Raises SensorFileError (see `read_file`; NOT_AN_IMAGE, SIZE_MISMATCH, TRUNCATED).
     """
-    content = _read_bytes(root, filename)
+    content = read_file(root, filename)
     found = picture_size(content, filename)
     if found != (width, height):
         detail = f"{filename}: the picture has {found[0]} x {found[1]} pixels, sample_data.json says {width} x {height}"
@@ -112,11 +112,11 @@ def read_image_bytes(root: Path, filename: str, width: int, height: int) -> byte
     return content
 
 
-def _read_bytes(root: Path, filename: str) -> bytes:
+def read_file(root: Path, filename: str) -> bytes:
     """A regular file under the root. Raises SensorFileError MISSING_FILE, NOT_A_REGULAR_FILE, EMPTY_FILE or
     IMPLAUSIBLE (too large), and InputRefused where the path leads out of the root.
     """
-    path = _path_under(root, filename)
+    path = path_under(root, filename)
     try:
         # Without O_NONBLOCK, opening a named pipe waits for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -138,7 +138,7 @@ def _read_bytes(root: Path, filename: str) -> bytes:
         os.close(descriptor)
 
 
-def _path_under(root: Path, filename: str) -> Path:
+def path_under(root: Path, filename: str) -> Path:
     """The path of a file of the dataset; neither `..` nor a symbolic link may lead out of the dataroot.
 
     The root itself and its first level (`samples`, `sweeps`) may be links to another disk: the user made those.
@@ -158,14 +158,19 @@ def _path_under(root: Path, filename: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _PcdHeader:
+class PcdHeader:
+    """What a PCD file's header announces: so many points of this type, from byte `data_start` on."""
+
     point_type: np.dtype[np.void]
     points: int
     data_start: int
 
 
-def _parse_pcd_header(content: bytes, filename: str) -> _PcdHeader:
-    """The header of a binary PCD file that has all RADAR_FIELDS. Raises SensorFileError."""
+def parse_pcd_header(content: bytes, filename: str) -> PcdHeader:
+    """The header of a binary PCD file that has all RADAR_FIELDS, from the file's first 16 KiB at least.
+
+    Raises SensorFileError BAD_HEADER or HEADER_MISMATCH.
+    """
 
     def bad(problem: str) -> SensorFileError:
         return SensorFileError(FaultReason.BAD_HEADER, f"{filename}: {problem}")
@@ -203,4 +208,4 @@ def _parse_pcd_header(content: bytes, filename: str) -> _PcdHeader:
     if width < 0 or height < 0 or points != width * height:
         detail = f"{filename}: WIDTH {width} x HEIGHT {height} do not make POINTS {points}"
         raise SensorFileError(FaultReason.HEADER_MISMATCH, detail)
-    return _PcdHeader(np.dtype(list(zip(names, columns, strict=True))), points, start)
+    return PcdHeader(np.dtype(list(zip(names, columns, strict=True))), points, start)

@@ -6,90 +6,16 @@ not in the schema below are ignored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets.faults import InputRefused
-from datasets.nuscenes.values import (
-    ATTRIBUTES,
-    COUNT,
-    FLAG,
-    INTRINSIC,
-    NAME,
-    PATH,
-    PIXELS,
-    QUATERNION,
-    SIZE,
-    TEXT,
-    TIME,
-    VECTOR,
-    Kind,
-    read_json,
-    refuse_value,
-)
+from datasets.nuscenes.schema import ANNOTATION_TABLES, MAY_BE_EMPTY, SCHEMA, Field
+from datasets.nuscenes.values import PIXELS, read_json, refuse_value
 
 Row = dict[str, Any]
 # Table name -> token -> record.
 Tables = Mapping[str, Mapping[str, Row]]
-
-
-@dataclass(frozen=True)
-class _Field:
-    """One field of a table. `table`: its values are tokens of that table. `optional`: or the empty string."""
-
-    name: str
-    kind: Kind = NAME
-    table: str = ""
-    optional: bool = False
-
-
-def _links(table: str) -> tuple[_Field, _Field]:
-    return _Field("prev", TEXT, table, optional=True), _Field("next", TEXT, table, optional=True)
-
-
-_SCHEMA: dict[str, tuple[_Field, ...]] = {
-    "sensor": (_Field("channel"), _Field("modality")),
-    "calibrated_sensor": (
-        _Field("sensor_token", table="sensor"),
-        _Field("translation", VECTOR),
-        _Field("rotation", QUATERNION),
-        _Field("camera_intrinsic", INTRINSIC),
-    ),
-    "ego_pose": (_Field("timestamp", TIME), _Field("translation", VECTOR), _Field("rotation", QUATERNION)),
-    "scene": (
-        _Field("name"),
-        _Field("first_sample_token", table="sample"),
-        _Field("last_sample_token", table="sample"),
-    ),
-    "sample": (_Field("timestamp", TIME), _Field("scene_token", table="scene"), *_links("sample")),
-    "sample_data": (
-        _Field("sample_token", table="sample"),
-        _Field("ego_pose_token", table="ego_pose"),
-        _Field("calibrated_sensor_token", table="calibrated_sensor"),
-        _Field("timestamp", TIME),
-        _Field("is_key_frame", FLAG),
-        _Field("filename", PATH),
-        *_links("sample_data"),
-    ),
-    "category": (_Field("name"),),
-    "attribute": (_Field("name"),),
-    "instance": (_Field("category_token", table="category"),),
-    "sample_annotation": (
-        _Field("sample_token", table="sample"),
-        _Field("instance_token", table="instance"),
-        _Field("attribute_tokens", ATTRIBUTES, table="attribute"),
-        _Field("translation", VECTOR),
-        _Field("size", SIZE),
-        _Field("rotation", QUATERNION),
-        _Field("num_lidar_pts", COUNT),
-        _Field("num_radar_pts", COUNT),
-        *_links("sample_annotation"),
-    ),
-}
-# A test split, or a fresh recording, may come without these.
-_ANNOTATION_TABLES = ("category", "attribute", "instance", "sample_annotation")
-_MAY_BE_EMPTY = _ANNOTATION_TABLES
 
 
 def find_version(root: Path, version: str | None) -> str:
@@ -121,10 +47,10 @@ def load_tables(root: Path, version: str) -> Tables:
     folder = root / version
     annotated = (folder / "sample_annotation.json").exists()
     tables: dict[str, dict[str, Row]] = {}
-    for name in _SCHEMA:
-        unannotated = name in _ANNOTATION_TABLES and not annotated
-        tables[name] = {} if unannotated else _read_table(folder / f"{name}.json", may_be_empty=name in _MAY_BE_EMPTY)
-    for name, fields in _SCHEMA.items():
+    for name in SCHEMA:
+        unannotated = name in ANNOTATION_TABLES and not annotated
+        tables[name] = {} if unannotated else _read_table(folder / f"{name}.json", may_be_empty=name in MAY_BE_EMPTY)
+    for name, fields in SCHEMA.items():
         for field in fields:
             _check_field(folder / f"{name}.json", tables[name], field, tables[field.table] if field.table else None)
     _check_cameras(folder, tables)
@@ -162,7 +88,7 @@ def _read_table(path: Path, may_be_empty: bool) -> dict[str, Row]:
     return table
 
 
-def _check_field(path: Path, rows: Mapping[str, Row], field: _Field, target: Mapping[str, Row] | None) -> None:
+def _check_field(path: Path, rows: Mapping[str, Row], field: Field, target: Mapping[str, Row] | None) -> None:
     """Refuse the first record whose field is missing, of a wrong kind, or a token that is in no table."""
     name, accepts = field.name, field.kind.accepts
     for token, row in rows.items():

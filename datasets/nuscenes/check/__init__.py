@@ -1,0 +1,1 @@
+"""Everything that is wrong with a nuScenes dataroot, told in one pass (`bevel data check`)."""

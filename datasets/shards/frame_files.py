@@ -1,0 +1,146 @@
+"""A LogFrame as a handful of files, and back, without losing a bit: JSON, `.npy`, and the pictures as they are.
+
+Nothing here can carry code: no pickle, no object arrays. Small tensors stand in the JSON, as numbers that read back to
+the same bits; the larger ones are `.npy` files. What the frame is made of is read from the dataclasses themselves, so
+that a field that is added to one of them is packed, too.
+"""
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.frames import LogFrame
+
+_FRAME = "frame.json"
+_FORMAT = 1
+_INLINE_NUMBERS = 16
+_PNG_START = b"\x89PNG"
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
+
+
+class BadShard(Exception):
+    """The files of a packed frame are not what they should be: one sentence, without the shard's name."""
+
+
+def files_of_frame(frame: LogFrame) -> dict[str, bytes]:
+    """File names (`frame.json`, `images.CAM_FRONT.jpg` ...) and contents; JSON first."""
+    files: dict[str, bytes] = {}
+    content = {"format": _FORMAT, "frame": _packed(frame, "", files)}
+    return {_FRAME: json.dumps(content, allow_nan=False).encode()} | files
+
+
+def frame_of_files(files: Mapping[str, bytes]) -> LogFrame:
+    """The frame of `files_of_frame`. Raises BadShard for anything else."""
+    try:
+        content = json.loads(files[_FRAME])
+        if content["format"] != _FORMAT:
+            raise BadShard(f"{_FRAME}: expected format {_FORMAT}, found {content['format']!r:.20}")
+        frame = _unpacked(content["frame"], LogFrame, files)
+    except KeyError as error:
+        raise BadShard(f"there is no {error}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadShard(f"{_FRAME}: not as packed: {error}") from None
+    if not isinstance(frame, LogFrame):
+        raise BadShard(f"{_FRAME}: holds no frame")
+    return frame
+
+
+def _packed(value: Any, name: str, files: dict[str, bytes]) -> Any:
+    """A value as JSON has it; what is large goes into `files`, under the name of its place in the frame."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {key: _packed(item, _joined(name, key), files) for key, item in fields.items()}
+    if isinstance(value, Mapping):
+        return {key: _packed(item, _joined(name, key), files) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_packed(item, _joined(name, str(index)), files) for index, item in enumerate(value)]
+    if isinstance(value, Tensor):
+        return _packed_tensor(value, name, files)
+    if isinstance(value, bytes):
+        file = name.removesuffix(".encoded") + (".png" if value.startswith(_PNG_START) else ".jpg")
+        files[file] = value
+        return {"file": file}
+    return value.value if isinstance(value, Enum) else value
+
+
+def _joined(name: str, part: str) -> str:
+    return f"{name}.{part}" if name else part
+
+
+def _packed_tensor(tensor: Tensor, name: str, files: dict[str, bytes]) -> dict[str, Any]:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise TypeError(f"{name}: tensors of {dtype} are not packed")
+    if tensor.numel() <= _INLINE_NUMBERS and bool(tensor.isfinite().all()):
+        return {"dtype": dtype, "shape": list(tensor.shape), "numbers": tensor.flatten().tolist()}
+    content = io.BytesIO()
+    np.save(content, np.ascontiguousarray(tensor.numpy()), allow_pickle=False)
+    file = f"{name.removesuffix('.points')}.npy"
+    files[file] = content.getvalue()
+    return {"file": file}
+
+
+def _unpacked(value: Any, kind: Any, files: Mapping[str, bytes]) -> Any:
+    """A value of `kind` (a type as the dataclasses' annotations have it). Raises ValueError, TypeError, KeyError."""
+    if get_origin(kind) in (Union, UnionType):
+        if value is None and NoneType in get_args(kind):
+            return None
+        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+    if dataclasses.is_dataclass(kind):
+        return _unpacked_dataclass(value, kind, files)
+    if get_origin(kind) is dict:
+        item_kind = get_args(kind)[1]
+        return {key: _unpacked(item, item_kind, files) for key, item in _expected(value, dict).items()}
+    if get_origin(kind) is tuple:
+        item_kind = get_args(kind)[0]
+        return tuple(_unpacked(item, item_kind, files) for item in _expected(value, list))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(value)
+    if kind is bytes:
+        return files[_expected(value, dict)["file"]]
+    if kind in (str, int, float):
+        return float(value) if kind is float and type(value) is int else _expected(value, kind)
+    return _unpacked_tensor(_expected(value, dict), files)
+
+
+def _unpacked_dataclass(value: Any, kind: Any, files: Mapping[str, bytes]) -> Any:
+    hints = get_type_hints(kind)
+    content = _expected(value, dict)
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: _unpacked(content[name], hints[name], files) for name in names})
+
+
+def _expected(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, found {value!r:.100}")
+    return value
+
+
+def _unpacked_tensor(value: dict[str, Any], files: Mapping[str, bytes]) -> Tensor:
+    if "file" in value:
+        return torch.from_numpy(_read_npy(files[value["file"]]))
+    shape = [_expected(side, int) for side in _expected(value["shape"], list)]
+    return torch.tensor(_expected(value["numbers"], list), dtype=_DTYPES[value["dtype"]]).reshape(shape)
+
+
+def _read_npy(content: bytes) -> np.ndarray[Any, np.dtype[Any]]:
+    """The array of a `.npy` file whose header announces what follows it, before anything is allocated for it."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+    if version != (1, 0):
+        raise ValueError(f"a .npy file of version {version}")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+    if dtype.name not in _DTYPES or fortran_order:
+        raise ValueError(f"a .npy file of {dtype}")
+    if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+        raise ValueError(f"a .npy file that announces {shape} numbers and holds {len(content) - file.tell()} bytes")
+    return np.frombuffer(content, dtype=dtype, offset=file.tell()).reshape(shape).copy()

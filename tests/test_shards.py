@@ -1,0 +1,394 @@
+"""Shards: pack then read is the identity; each frame once, whoever reads; resumed anywhere; nothing is believed."""
+
+import dataclasses
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datasets.dgp import DgpReader
+from datasets.faults import InputRefused
+from datasets.frames import LogFrame
+from datasets.make_sample import SampleConfig, make_sample
+from datasets.nuscenes.reader import NuScenesReader
+from datasets.reader import LogReader
+from datasets.shards.frame_files import BadShard, files_of_frame, frame_of_files
+from datasets.shards.pack import pack
+from datasets.shards.reader import ShardReader
+from datasets.shards.stream import ShardDataset, ShardStream, epoch_order, stretch
+from tests.nuscenes_fixture import write_dataset
+from tools.__main__ import main
+from tools.exit_codes import ExitCode
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[LogFrame, ...]:
+    """Fourteen frames of two scenes, with everything that a frame can hold, one of them with lost files."""
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, keyframes=7, can_bus=True)
+    next((root / "samples" / "CAM_BACK").glob("scene-0061*")).unlink()
+    lidar = sorted((root / "sweeps" / "LIDAR_TOP").iterdir())[2]
+    lidar.write_bytes(lidar.read_bytes()[:-3])
+    reader = NuScenesReader(root)
+    frames = tuple(reader.frame(token) for token in reader.frame_tokens("all"))
+    assert any(frame.faults for frame in frames)
+    assert any(frame.impairments for frame in frames)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def packed(frames: tuple[LogFrame, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The frames in five shards of three, the last one with two."""
+    folder = tmp_path_factory.mktemp("packed") / "shards"
+    pack(frames, folder, source="the fixture", split="all", samples_per_shard=3)
+    return folder
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the bit, types and all; NaN is NaN."""
+    if dataclasses.is_dataclass(a):
+        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
+    if isinstance(a, Tensor):
+        alike = a.dtype == b.dtype and a.shape == b.shape
+        return alike and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes()
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def test_pack_then_read_is_the_identity(frames: tuple[LogFrame, ...], packed: Path) -> None:
+    reader = ShardReader(str(packed))
+    assert isinstance(reader, LogReader)
+    assert reader.frame_tokens("all") == tuple(frame.token for frame in frames)
+    assert sorted(path.name for path in packed.iterdir()) == [
+        "manifest.json",
+        *(f"shard-{n:06d}.tar" for n in range(5)),
+    ]
+    config = SampleConfig(image_height=32, image_width=88)
+    for frame in frames:
+        read = reader.frame(frame.token)
+        assert same(read, frame)
+        assert same(make_sample(read, config), make_sample(frame, config))
+    assert not same(frames[0], frames[1])
+
+
+def test_the_identity_holds_for_real_frames(real_data: Path, tmp_path: Path) -> None:
+    """Another data set (no radar, cameras of another size), and nuScenes' own keyframe."""
+    for name, reader in (
+        ("dgp", DgpReader(real_data / "dgp-test-scene", time_scale=0.1)),
+        ("nuscenes", NuScenesReader(real_data / "nuscenes-keyframe")),
+    ):
+        real = [reader.frame(token) for token in reader.frame_tokens("all")]
+        pack(real, tmp_path / name, source=name, split="all")
+        shards = ShardReader(str(tmp_path / name))
+        assert all(same(shards.frame(frame.token), frame) for frame in real)
+
+
+def test_the_same_frames_give_the_same_bytes(frames: tuple[LogFrame, ...], packed: Path, tmp_path: Path) -> None:
+    pack(frames, tmp_path / "again", source="the fixture", split="all", samples_per_shard=3)
+    for path in packed.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_webdataset_reads_the_shards(frames: tuple[LogFrame, ...], packed: Path) -> None:
+    """The layout is WebDataset's: the library itself finds the same samples with the same files."""
+    webdataset = pytest.importorskip("webdataset")
+    urls = sorted(str(path) for path in packed.glob("*.tar"))
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert len(samples) == len(frames)
+    for sample, frame in zip(samples, frames, strict=True):
+        assert json.loads(sample["frame.json"])["frame"]["token"] == frame.token
+        files = files_of_frame(frame)
+        assert {name: data for name, data in sample.items() if not name.startswith("__")} == {
+            name.lower(): data for name, data in files.items()
+        }
+
+
+def test_shards_are_read_from_any_file_system(frames: tuple[LogFrame, ...], packed: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(packed), "/bucket/shards", recursive=True)
+    for url in ("memory://bucket/shards", f"file://{packed}", f"{packed}/"):
+        reader = ShardReader(url)
+        assert same(reader.frame(frames[-1].token), frames[-1])
+    with pytest.raises(InputRefused, match="Was the packing finished"):
+        ShardReader("memory://bucket/nothing")
+    with pytest.raises(InputRefused, match="not readable"):
+        ShardReader("nonsense://bucket")
+
+
+def test_splits_of_shards(frames: tuple[LogFrame, ...], packed: Path) -> None:
+    reader = ShardReader(str(packed))
+    of_scene = tuple(frame.token for frame in frames if frame.scene_name == "scene-0103")
+    assert reader.frame_tokens("scene-0103") == of_scene
+    assert len(of_scene) == 7
+    with pytest.raises(InputRefused, match="scenes here are scene-0061, scene-0103"):
+        reader.frame_tokens("mini_val")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=7), st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
+def test_each_frame_comes_exactly_once(sizes: list[int], ranks: int, workers: int, seed: int) -> None:
+    order = epoch_order(sizes, seed, 3, shuffle=True)
+    every = [(shard, number) for shard, size in enumerate(sizes) for number in range(size)]
+    assert sorted(order) == every
+    assert epoch_order(sizes, seed, 3, shuffle=False) == every
+    assert epoch_order(sizes, seed, 3, shuffle=True) == order
+    taken: list[int] = []
+    lengths = []
+    for rank in range(ranks):
+        of_rank = stretch(len(every), rank, ranks)
+        lengths.append(len(of_rank))
+        for worker in range(workers):
+            taken += [of_rank[index] for index in stretch(len(of_rank), worker, workers)]
+    assert sorted(taken) == list(range(len(every)))
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_orders_differ_by_seed_and_epoch(packed: Path) -> None:
+    reader = ShardReader(str(packed))
+    orders = [ShardStream(reader, seed=seed).tokens(epoch) for seed in range(3) for epoch in range(3)]
+    assert len(set(orders)) == 9
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert ShardStream(reader, seed=0, shuffle=False).tokens(1) == reader.frame_tokens("all")
+
+
+def test_a_stream_goes_on_where_it_was(packed: Path) -> None:
+    """At every place of two epochs: what is left is what would have come, also through JSON."""
+    reader = ShardReader(str(packed))
+
+    def remaining(stream: ShardStream) -> list[str]:
+        return [frame.token for _ in range(2) for frame in stream]
+
+    def fresh() -> ShardStream:
+        return ShardStream(reader, seed=5, part=1, parts=2)
+
+    whole = remaining(fresh())
+    assert len(whole) == 14
+    for taken in range(7):
+        first = fresh()
+        begun = iter(first)
+        for token in whole[:taken]:
+            assert next(begun).token == token
+        state = json.loads(json.dumps(first.state()))
+        assert state["taken"] == taken
+        resumed = fresh()
+        resumed.resume(state)
+        assert remaining(resumed) == whole[taken:]
+    place = first.position
+    shards = [shard for shard, _ in epoch_order([3, 3, 3, 3, 2], 5, 0, True)][7:]
+    assert sorted(set(shards), key=shards.index)[place.shard] == shards[place.taken]
+    assert place.offset == shards[: place.taken].count(shards[place.taken])
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"part": 0}, {"parts": 3}, {"shards": "0" * 64}, {"taken": 99}, {"epoch": None}]
+)
+def test_a_state_of_something_else_is_refused(change: dict[str, Any], packed: Path) -> None:
+    stream = ShardStream(ShardReader(str(packed)), seed=5, part=1, parts=2)
+    with pytest.raises(InputRefused, match="cannot go on"):
+        stream.resume(stream.state() | change)
+
+
+def _token(frame: LogFrame) -> str:
+    return frame.token
+
+
+def loaded(reader: ShardReader, workers: int, batches_done: int = 0, rank: int = 0) -> list[list[str]]:
+    dataset = ShardDataset(reader, _token, seed=2, epoch=1, rank=rank, ranks=2, batch_size=2, batches_done=batches_done)
+    return [list(batch) for batch in DataLoader(dataset, batch_size=2, num_workers=workers)]
+
+
+def test_a_loader_goes_on_in_the_middle_of_an_epoch(packed: Path) -> None:
+    reader = ShardReader(str(packed))
+    for workers in (0, 2):
+        every = [loaded(reader, workers, rank=rank) for rank in range(2)]
+        tokens = [token for of_rank in every for batch in of_rank for token in batch]
+        assert sorted(tokens) == sorted(reader.frame_tokens("all"))
+        for done in range(len(every[0]) + 1) if workers == 0 else (1,):
+            assert loaded(reader, workers, done) == every[0][done:]
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4), st.data())
+@settings(deadline=None, max_examples=100)
+def test_whatever_the_loader_has_given_the_rest_is_the_same(
+    frames_of_rank: int, workers: int, batch: int, data: st.DataObject
+) -> None:
+    """The loader's turns written out: batches come from the workers in turn, those that are done are left out."""
+    tokens = tuple(f"t{n:02d}" for n in range(frames_of_rank))
+
+    def batches(done: int) -> list[tuple[str, ...]]:
+        of_worker = [iter_batches(left(tokens, worker, workers, batch, done), batch) for worker in range(workers)]
+        given_out: list[tuple[str, ...]] = []
+        active = list(range(workers))
+        while active:
+            for worker in list(active):
+                piece = next(of_worker[worker], None)
+                if piece is None:
+                    active.remove(worker)
+                else:
+                    given_out.append(piece)
+        return given_out
+
+    every = batches(0)
+    done = data.draw(st.integers(0, len(every)))
+    assert batches(done) == every[done:]
+
+
+def left(tokens: tuple[str, ...], worker: int, workers: int, batch: int, done: int) -> tuple[str, ...]:
+    class OneShard(ShardDataset[str]):
+        def of_rank(self) -> tuple[str, ...]:
+            return tokens
+
+    dataset = OneShard.__new__(OneShard)
+    dataset._batch_size, dataset._batches_done = batch, done
+    return dataset.tokens(worker, workers)
+
+
+def iter_batches(tokens: tuple[str, ...], batch: int) -> Iterator[tuple[str, ...]]:
+    return iter([tokens[start : start + batch] for start in range(0, len(tokens), batch)])
+
+
+def _copy(packed: Path, folder: Path) -> Path:
+    folder.mkdir()
+    for path in packed.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_no_changed_byte_passes(frames: tuple[LogFrame, ...], packed: Path, tmp_path: Path) -> None:
+    folder = _copy(packed, tmp_path / "shards")
+    reader = ShardReader(str(folder))
+    shard = folder / "shard-000000.tar"
+    whole = shard.read_bytes()
+    end = reader.manifest.shards[0].samples[0].size
+    generator = np.random.default_rng(0)
+    for position in generator.integers(0, end, 40).tolist():
+        changed = bytearray(whole)
+        changed[position] ^= 1 << (position % 8)
+        shard.write_bytes(changed)
+        with pytest.raises(InputRefused, match=r"shard-000000\.tar.*changed"):
+            reader.frame(frames[0].token)
+    shard.write_bytes(whole[:1000])
+    with pytest.raises(InputRefused, match=r"shard-000000\.tar"):
+        reader.frame(frames[0].token)
+    shard.unlink()
+    with pytest.raises(InputRefused, match="no such file"):
+        reader.frame(frames[1].token)
+    assert same(reader.frame(frames[3].token), frames[3])
+
+
+def _of_first_sample(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["shards"][0]["samples"][0].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda manifest: manifest.update(format=2), "format"),
+        (lambda manifest: manifest.pop("shards"), "shards"),
+        (lambda manifest: manifest.update(shards=[]), "shards"),
+        (lambda manifest: manifest["shards"][0].update(name="../outside.tar"), "name"),
+        (lambda manifest: manifest["shards"][1].update(name="shard-000000.tar"), "twice"),
+        (_of_first_sample(size=2**40), "size"),
+        (_of_first_sample(offset=-1), "offset"),
+        (_of_first_sample(sha256="x"), "sha256"),
+        (_of_first_sample(token=7), "token"),
+    ],
+)
+def test_a_manifest_of_another_kind_is_refused(
+    change: Callable[[dict[str, Any]], None], words: str, packed: Path, tmp_path: Path
+) -> None:
+    folder = _copy(packed, tmp_path / "shards")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputRefused, match=words):
+        ShardReader(str(folder))
+
+
+def test_files_of_another_kind_are_refused(frames: tuple[LogFrame, ...]) -> None:
+    """A shard whose checksums fit, made by somebody else: no pickle, no announcement of terabytes, no other types."""
+    lossy = next(frame for frame in frames if frame.faults)
+    files = files_of_frame(lossy)
+    points = "lidar_sweeps.LIDAR_TOP.0.npy"
+    assert same(frame_of_files(files), lossy)
+    content = io.BytesIO()
+    np.save(content, np.array([object()]), allow_pickle=True)
+    huge = files[points].replace(b"'shape': (", b"'shape': (99999999999, ")
+    for name, data in (
+        (points, content.getvalue()),
+        (points, huge),
+        (points, files[points][:-4]),
+        (points, b""),
+        ("frame.json", b"["),
+        ("frame.json", b"[" * 100_000),
+        ("frame.json", b"{}"),
+        ("frame.json", re.sub(rb'"timestamp_us": (\d+)', rb'"timestamp_us": "\1"', files["frame.json"], count=1)),
+        ("frame.json", files["frame.json"].replace(b'"float64"', b'"object"', 1)),
+        ("frame.json", files["frame.json"].replace(b'"missing_file"', b'"anything"', 1)),
+        ("frame.json", files["frame.json"].replace(b'"format": 1', b'"format": 9', 1)),
+    ):
+        assert files[name] != data
+        with pytest.raises(BadShard):
+            frame_of_files(files | {name: data})
+    with pytest.raises(BadShard, match="there is no"):
+        frame_of_files({name: data for name, data in files.items() if name != points})
+
+
+def test_what_is_half_done_is_no_shard(frames: tuple[LogFrame, ...], tmp_path: Path) -> None:
+    """Stopped in the second shard: the first one is whole, there is no other file, and no reader takes it for done."""
+
+    def interrupted() -> Iterator[LogFrame]:
+        yield from frames[:4]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(interrupted(), tmp_path / "shards", source="x", split="all", samples_per_shard=3)
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["shard-000000.tar"]
+    with tarfile.open(tmp_path / "shards" / "shard-000000.tar") as archive:
+        assert len({name.partition(".")[0] for name in archive.getnames()}) == 3
+    with pytest.raises(InputRefused, match="Was the packing finished"):
+        ShardReader(str(tmp_path / "shards"))
+    with pytest.raises(InputRefused, match="not empty"):
+        pack(frames, tmp_path / "shards", source="x", split="all")
+    with pytest.raises(InputRefused, match="no frames"):
+        pack((), tmp_path / "other", source="x", split="all")
+
+
+def test_the_command(nuscenes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = tmp_path / "shards"
+    words = ["data", "shard", str(nuscenes_root), str(shards), "--split", "mini_val", "--samples-per-shard", "2"]
+    assert main(words) == ExitCode.FINE
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("3 samples in 2 shards")
+    assert said[-1] == str(shards)
+    reader = ShardReader(str(shards))
+    direct = NuScenesReader(nuscenes_root)
+    assert reader.frame_tokens("mini_val") == direct.frame_tokens("mini_val")
+    assert all(same(reader.frame(token), direct.frame(token)) for token in reader.frame_tokens("all"))
+    assert main(words) == ExitCode.INPUT_REFUSED
+    assert "not empty" in capsys.readouterr().err
+    assert main(["data", "shard", str(nuscenes_root), str(tmp_path / "x"), "--lidar-sweeps", "0"]) == 3
+
+
+def test_a_shard_holds_nothing_that_carries_code(packed: Path) -> None:
+    """JSON, pictures and arrays of numbers, by their first bytes."""
+    for path in packed.glob("*.tar"):
+        with tarfile.open(path) as archive:
+            for entry in archive:
+                data = archive.extractfile(entry)
+                assert data is not None
+                assert data.read(8).startswith((b"\xff\xd8", b"\x93NUMPY", b'{"format')), entry.name
