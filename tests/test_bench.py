@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.synthetic.effort import Effort
+from datasets.synthetic.writing.effort import Effort
 from tools.__main__ import main
 from tools.benchmarks.simulation import Timed, summed_up
 from tools.exit_codes import ExitCode

@@ -18,10 +18,16 @@ from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.faults import FaultReason, InputRefused
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.injected_faults import DeadSensor, DroppedFrames, ExtrinsicError, TimeOffset, read_faults
-from datasets.synthetic.scene_faults import scene_faults
 from datasets.synthetic.schedule import shots_of
 from datasets.synthetic.simulate import simulate
+from datasets.synthetic.writing.injected_faults import (
+    DeadSensor,
+    DroppedFrames,
+    ExtrinsicError,
+    TimeOffset,
+    read_faults,
+)
+from datasets.synthetic.writing.scene_faults import scene_faults
 from tests.small_world import SMALL_WORLD
 from tests.test_synthetic import _boxes
 from tools.__main__ import main

@@ -16,10 +16,10 @@ import pytest
 
 from datasets.faults import InputRefused
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.effort import Effort
 from datasets.synthetic.simulate import simulate
-from datasets.synthetic.table_files import join_table, write_scene_rows
-from datasets.synthetic.unfinished import can_go_on, unfinished_folder
+from datasets.synthetic.writing.effort import Effort
+from datasets.synthetic.writing.table_files import join_table, write_scene_rows
+from datasets.synthetic.writing.unfinished import can_go_on, unfinished_folder
 from tools.__main__ import main
 from tools.exit_codes import ExitCode
 

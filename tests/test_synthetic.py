@@ -18,15 +18,15 @@ from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.faults import InputRefused
 from datasets.nuscenes.reader import NuScenesReader
-from datasets.synthetic.bodies import BOX_MARGIN, CATEGORY_OF_KIND, draw_body
-from datasets.synthetic.cameras import pixel_directions
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.meshes import combined
+from datasets.synthetic.pictures.cameras import pixel_directions
 from datasets.synthetic.rays import Surroundings, rays_from
 from datasets.synthetic.rig import MOUNTS, camera
+from datasets.synthetic.scenery.bodies import BOX_MARGIN, CATEGORY_OF_KIND, draw_body
+from datasets.synthetic.scenery.meshes import combined
 from datasets.synthetic.schedule import scene_start_us, token
 from datasets.synthetic.simulate import simulate
-from datasets.synthetic.traffic import RoadUser
+from datasets.synthetic.traffic.users import RoadUser
 from datasets.synthetic.world import World, build_world
 from tests.small_world import SMALL_WORLD
 

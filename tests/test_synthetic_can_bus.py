@@ -14,13 +14,13 @@ from nuscenes.nuscenes import NuScenes
 
 from calibration.transforms import from_quaternion
 from datasets.nuscenes.can_bus import read_gps, read_vehicle_motion
-from datasets.synthetic.can_bus import can_bus_files
+from datasets.synthetic.can_bus.ego_signals import GRAVITY, signals_of
+from datasets.synthetic.can_bus.messages import can_bus_files
+from datasets.synthetic.can_bus.positioning import gps_messages
+from datasets.synthetic.can_bus.zoe import RPM_PER_SPEED, STEERING_RATIO, WHEELBASE
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.ego_signals import GRAVITY, signals_of
-from datasets.synthetic.positioning import gps_messages
 from datasets.synthetic.schedule import scene_start_us
 from datasets.synthetic.world import World, build_world
-from datasets.synthetic.zoe import RPM_PER_SPEED, STEERING_RATIO, WHEELBASE
 
 pytestmark = pytest.mark.xdist_group("synthetic world")
 
@@ -89,7 +89,7 @@ def test_keys_types_and_rates_are_those_of_a_real_scene(
 
 
 def test_meta_counts_as_the_real_file_does(real_data: Path) -> None:
-    from datasets.synthetic.can_bus import meta_of
+    from datasets.synthetic.can_bus.messages import meta_of
 
     folder = real_data / "nuscenes-minival" / "can_bus"
     messages = {kind: json.loads((folder / f"scene-0103_{kind}.json").read_text()) for kind in _KINDS}

@@ -12,18 +12,18 @@ from nuscenes.utils.data_io import load_bin_file
 from nuscenes.utils.geometry_utils import points_in_box
 
 from datasets.classes import LIDAR_CHANNEL
-from datasets.synthetic import lidar
-from datasets.synthetic.bodies import Kind, draw_body
 from datasets.synthetic.conditions import ConditionName, draw_conditions
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.droplets import drop_returns, extinction_at_905nm, wet_ground
-from datasets.synthetic.lidarseg import CATEGORIES, labels_of
-from datasets.synthetic.meshes import combined
-from datasets.synthetic.motion import Track, clock
-from datasets.synthetic.passing import Passage
+from datasets.synthetic.lidar import sweep as lidar
+from datasets.synthetic.lidar.droplets import drop_returns, extinction_at_905nm, wet_ground
+from datasets.synthetic.lidar.lidarseg import CATEGORIES, labels_of
+from datasets.synthetic.lidar.passing import Passage
 from datasets.synthetic.rays import BACKGROUND, Surroundings
 from datasets.synthetic.rig import CAMERA_LEAD, MOUNTS
-from datasets.synthetic.traffic import RoadUser
+from datasets.synthetic.scenery.bodies import Kind, draw_body
+from datasets.synthetic.scenery.meshes import combined
+from datasets.synthetic.traffic.motion import Track, clock
+from datasets.synthetic.traffic.users import RoadUser
 from datasets.synthetic.world import World, build_world
 from tests.small_world import SMALL_WORLD
 

@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 
-from datasets.synthetic.cameras import pixel_directions, render
 from datasets.synthetic.conditions import ConditionName, draw_conditions
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.furniture import lamp_post
-from datasets.synthetic.lamps import NO_LAMPS, lamp_places, lamps_at
-from datasets.synthetic.lens import photograph
-from datasets.synthetic.light import Light, light_of
-from datasets.synthetic.materials import Material
-from datasets.synthetic.meshes import box, combined
-from datasets.synthetic.noise import cell_noise, smooth_noise
-from datasets.synthetic.picture_rays import StillParts, View, in_view, open_to, pixel_hits
+from datasets.synthetic.pictures.cameras import pixel_directions, render
+from datasets.synthetic.pictures.lamps import NO_LAMPS, lamp_places, lamps_at
+from datasets.synthetic.pictures.lens import photograph
+from datasets.synthetic.pictures.light import Light, light_of
+from datasets.synthetic.pictures.noise import cell_noise, smooth_noise
+from datasets.synthetic.pictures.pixel_hits import StillParts, View, in_view, open_to, pixel_hits
+from datasets.synthetic.pictures.shading import Stage, shade
+from datasets.synthetic.pictures.surface import looks
 from datasets.synthetic.rays import Instant, Surroundings
 from datasets.synthetic.rig import MOUNTS, camera
-from datasets.synthetic.shading import Stage, shade
-from datasets.synthetic.surface import looks
+from datasets.synthetic.scenery.furniture import lamp_post
+from datasets.synthetic.scenery.materials import Material
+from datasets.synthetic.scenery.meshes import box, combined
 from datasets.synthetic.world import World, build_world
 
 _WIDTH = 400

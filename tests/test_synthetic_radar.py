@@ -7,19 +7,20 @@ import pytest
 from nuscenes.utils.data_classes import RadarPointCloud
 
 from datasets.frames import RADAR_FIELDS
-from datasets.synthetic import radar, radar_file
-from datasets.synthetic.bodies import Kind, draw_body
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.materials import Material
-from datasets.synthetic.meshes import box
-from datasets.synthetic.radar_echoes import Echoes, Motion, Sight, bumper_ghosts, echoes_of, mirror_ghosts
-from datasets.synthetic.radar_fields import fields_of
-from datasets.synthetic.radar_reflectors import ReflectorMap, Reflectors, body_reflectors
-from datasets.synthetic.radar_scans import VALID, Detections, cells_of, detect
-from datasets.synthetic.radar_shadows import Obstacles, Scenery
-from datasets.synthetic.radar_unit import FAR, NEAR
+from datasets.synthetic.radar import pcd
+from datasets.synthetic.radar import sweep as radar
+from datasets.synthetic.radar.echoes import Echoes, Motion, Sight, bumper_ghosts, echoes_of, mirror_ghosts
+from datasets.synthetic.radar.fields import fields_of
+from datasets.synthetic.radar.reflectors import ReflectorMap, Reflectors, body_reflectors
+from datasets.synthetic.radar.scans import VALID, Detections, cells_of, detect
+from datasets.synthetic.radar.shadows import Obstacles, Scenery
+from datasets.synthetic.radar.unit import FAR, NEAR
 from datasets.synthetic.rays import BACKGROUND, Surroundings, Target
 from datasets.synthetic.rig import MOUNTS
+from datasets.synthetic.scenery.bodies import Kind, draw_body
+from datasets.synthetic.scenery.materials import Material
+from datasets.synthetic.scenery.meshes import box
 from datasets.synthetic.world import World, build_world
 
 pytestmark = pytest.mark.xdist_group("synthetic world")
@@ -253,7 +254,7 @@ def test_files_hold_what_was_encoded(tmp_path: Path) -> None:
         is_whole = name in ("id", "is_quality_valid", "pdh0", *_STATES)
         fields[:, i] = rng.integers(0, known, 40) if is_whole else rng.normal(0.0, 30.0, 40)
     path = tmp_path / "sweep.pcd"
-    path.write_bytes(radar_file.encode(fields))
+    path.write_bytes(pcd.encode(fields))
     RadarPointCloud.disable_filters()
     try:
         assert np.array_equal(RadarPointCloud.from_file(str(path)).points.T.astype(np.float32), fields)

@@ -12,11 +12,11 @@ from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 
 from datasets.classes import CAMERA_CHANNELS
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.materials import Material
-from datasets.synthetic.measuring import SceneSensors
 from datasets.synthetic.rig import camera
+from datasets.synthetic.scenery.materials import Material
 from datasets.synthetic.schedule import shots_of, token
 from datasets.synthetic.world import World, build_world
+from datasets.synthetic.writing.measuring import SceneSensors
 from tests.small_world import SMALL_WORLD
 
 # The world takes long to make: one test process makes it for all that read it.

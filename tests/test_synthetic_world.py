@@ -9,21 +9,21 @@ import shapely
 from shapely import STRtree
 from shapely.geometry import Polygon
 
-from datasets.synthetic.bodies import BOX_MARGIN, CATEGORY_OF_KIND, Kind, draw_body
-from datasets.synthetic.car_parks import BAY_DEPTH, BAY_WIDTH, CarPark
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.following import HARDEST_BRAKING, Driver, follow
-from datasets.synthetic.junction import plan_junction
-from datasets.synthetic.materials import Material
-from datasets.synthetic.passing import Passage
-from datasets.synthetic.paths import straight_line
+from datasets.synthetic.lidar.passing import Passage
 from datasets.synthetic.rays import Surroundings
 from datasets.synthetic.rig import MOUNTS
-from datasets.synthetic.roads import RoadLayout, plan_roads
-from datasets.synthetic.routes import Lane, straight_on
-from datasets.synthetic.tables import CATEGORIES
-from datasets.synthetic.traffic import EGO_CENTRE, EGO_HALF, RoadUser
+from datasets.synthetic.scenery.bodies import BOX_MARGIN, CATEGORY_OF_KIND, Kind, draw_body
+from datasets.synthetic.scenery.car_parks import BAY_DEPTH, BAY_WIDTH, CarPark
+from datasets.synthetic.scenery.materials import Material
+from datasets.synthetic.scenery.paths import straight_line
+from datasets.synthetic.scenery.roads import RoadLayout, plan_roads
+from datasets.synthetic.traffic.following import HARDEST_BRAKING, Driver, follow
+from datasets.synthetic.traffic.junction import plan_junction
+from datasets.synthetic.traffic.routes import Lane, straight_on
+from datasets.synthetic.traffic.users import EGO_CENTRE, EGO_HALF, RoadUser
 from datasets.synthetic.world import MANOEUVRES, World, build_world, manoeuvre_of
+from datasets.synthetic.writing.tables import CATEGORIES
 
 pytestmark = pytest.mark.xdist_group("synthetic world")
 

@@ -18,7 +18,7 @@ from datasets.faults import InputRefused
 from datasets.nuscenes.evaluation import DetectionMetrics
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.unfinished import can_go_on
+from datasets.synthetic.writing.unfinished import can_go_on
 from tools.evaluate import EvaluateArguments, measure, metrics_text
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors

@@ -9,9 +9,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.effort import Effort
-from datasets.synthetic.injected_faults import read_faults
 from datasets.synthetic.simulate import simulate as write_dataset
+from datasets.synthetic.writing.effort import Effort
+from datasets.synthetic.writing.injected_faults import read_faults
 from tools.exit_codes import CommandFailed, Interrupted
 from tools.progress import Progress
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from datasets.faults import InputRefused
 from datasets.synthetic.conditions import MIXED, ConditionName
-from datasets.synthetic.injected_faults import DeadSensor, InjectedFault
+from datasets.synthetic.writing.injected_faults import DeadSensor, InjectedFault
 
 # The official splits of v1.0-mini. Those of v1.0-trainval are read from the devkit, which takes seconds to import.
 _MINI_TRAIN = (

@@ -9,9 +9,9 @@ import open3d as o3d
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from datasets.synthetic.arrays import Array
-from datasets.synthetic.materials import Material
-from datasets.synthetic.meshes import Mesh, combined
-from datasets.synthetic.traffic import RoadUser
+from datasets.synthetic.scenery.materials import Material
+from datasets.synthetic.scenery.meshes import Mesh, combined
+from datasets.synthetic.traffic.users import RoadUser
 from datasets.synthetic.world import World
 
 BACKGROUND = -1  # The owner of what is not a road user.

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from datasets.faults import InputRefused
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.effort import Effort
-from datasets.synthetic.recording import RecordingJob, record
 from datasets.synthetic.rig import CHANNELS
-from datasets.synthetic.scene_faults import scene_faults
-from datasets.synthetic.scene_files import SceneJob, finish_scene
-from datasets.synthetic.table_files import join_table, write_scene_rows
-from datasets.synthetic.tables import constant_tables
-from datasets.synthetic.unfinished import Unfinished, remove_remains, unfinished_dataset
-from datasets.synthetic.workers import work_off
+from datasets.synthetic.writing.effort import Effort
+from datasets.synthetic.writing.recording import RecordingJob, record
+from datasets.synthetic.writing.scene_faults import scene_faults
+from datasets.synthetic.writing.scene_files import SceneJob, finish_scene
+from datasets.synthetic.writing.table_files import join_table, write_scene_rows
+from datasets.synthetic.writing.tables import constant_tables
+from datasets.synthetic.writing.unfinished import Unfinished, remove_remains, unfinished_dataset
+from datasets.synthetic.writing.workers import work_off
 
 _KEYFRAMES_PER_UNIT = 2
 _SIDE_FILES = ("faults",)  # in the dataset's root, not among the tables

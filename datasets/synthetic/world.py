@@ -7,17 +7,17 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic import parking, populate
 from datasets.synthetic.arrays import Array
-from datasets.synthetic.background import background_mesh
 from datasets.synthetic.conditions import Conditions, draw_conditions
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.driving import drive_everyone, plan_ego
-from datasets.synthetic.junction import LINE_BEFORE_CROSS, Manoeuvre, plan_junction
-from datasets.synthetic.meshes import Mesh
-from datasets.synthetic.motion import LEAD, Drive, clock
-from datasets.synthetic.roads import BAYS_WIDTH, PARKING_WIDTH, RoadLayout, RoadPlan, plan_roads
-from datasets.synthetic.traffic import RoadUser, Street
+from datasets.synthetic.scenery.background import background_mesh
+from datasets.synthetic.scenery.meshes import Mesh
+from datasets.synthetic.scenery.roads import BAYS_WIDTH, PARKING_WIDTH, RoadLayout, RoadPlan, plan_roads
+from datasets.synthetic.traffic import parking, populate
+from datasets.synthetic.traffic.driving import drive_everyone, plan_ego
+from datasets.synthetic.traffic.junction import LINE_BEFORE_CROSS, Manoeuvre, plan_junction
+from datasets.synthetic.traffic.motion import LEAD, Drive, clock
+from datasets.synthetic.traffic.users import RoadUser, Street
 
 MANOEUVRES: tuple[Manoeuvre, ...] = ("straight", "curve", "turn right", "turn left", "stop and go", "u-turn")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.effort import Effort, peak_bytes
 from datasets.synthetic.simulate import simulate
+from datasets.synthetic.writing.effort import Effort, peak_bytes
 from tools.benchmarks.machine import this_machine
 from tools.exit_codes import CommandFailed
 from tools.progress import Progress

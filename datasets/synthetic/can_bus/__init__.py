@@ -1,0 +1,1 @@
+"""What the vehicle says about itself."""

@@ -1,0 +1,1 @@
+"""What the LiDAR measures, and the labels of its points."""

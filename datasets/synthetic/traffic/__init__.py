@@ -1,0 +1,1 @@
+"""Who moves through a scene, and how."""

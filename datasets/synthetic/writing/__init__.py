@@ -1,0 +1,1 @@
+"""A dataset on disk: files, tables, truth, faults, and going on after an interruption."""
