@@ -204,7 +204,7 @@ def test_every_pixel_of_an_object_lies_in_its_projected_box(worlds: list[World])
     compared = 0
     for world in worlds:
         instant = Surroundings(world).at(0.0)
-        for channel in ("CAM_FRONT", "CAM_BACK_LEFT"):
+        for channel in CAMERA_CHANNELS:
             eye = camera(channel, 320)
             world_from_cam = world.drive.world_from_ego(0.0) @ MOUNTS[channel].ego_from_sensor
             owners = instant.cast(rays_from(world_from_cam, pixel_directions(eye))).owners.reshape(

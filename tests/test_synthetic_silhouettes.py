@@ -41,6 +41,11 @@ def painted(world: World, numbers: set[int], material: Material) -> World:
     return replace(world, users=tuple(over(u) if u.number in numbers else u for u in world.users))
 
 
+def share_filled(world: World, number: int) -> float:
+    """How much of its projected box an object in full view fills at least: one sees past limbs and through cycles."""
+    return {"bicycle": 0.15, "motorcycle": 0.15, "pedestrian": 0.2}.get(world.users[number].body.kind, 0.3)
+
+
 def outline(box: Box, intrinsics: np.ndarray) -> np.ndarray | None:
     """Left, top, right, bottom of a projected box (cam); None where part of it is not in front of the camera."""
     corners = box.corners()
@@ -102,7 +107,7 @@ def test_silhouettes_lie_in_the_projected_boxes_and_fill_them(synthetic_root: Pa
             repainted = SceneSensors(config, SCENE, painted(world, set(outlines), material)).measure(shot).encoded
             changed |= np.abs(grey(repainted) - grey(as_written)) > CHANGED
         explained = np.zeros_like(changed)
-        for left, top, right, bottom in outlines.values():
+        for number, (left, top, right, bottom) in outlines.items():
             # Pixels whose middles lie within the tolerance.
             part = (
                 slice(int(np.ceil(top - TOLERANCE)), int(bottom + TOLERANCE) + 1),
@@ -111,7 +116,7 @@ def test_silhouettes_lie_in_the_projected_boxes_and_fill_them(synthetic_root: Pa
             explained[part] = True
             v, u = changed[part].nonzero()
             # What is annotated as in full view is there, as large as its box.
-            assert len(u) > 0.3 * (right - left) * (bottom - top), channel
+            assert len(u) > share_filled(world, number) * (right - left) * (bottom - top), channel
             assert np.ptp(u) + 1 > 0.8 * (right - left) - 2 * TOLERANCE, channel
             assert np.ptp(v) + 1 > 0.8 * (bottom - top) - 2 * TOLERANCE, channel
             compared += 1
