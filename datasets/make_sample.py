@@ -91,8 +91,8 @@ def make_sample(frame: LogFrame, config: SampleConfig, pictures: Mapping[str, Pi
     `pictures`: how the picture of a camera's channel is changed; without an entry it is fitted to the config's size.
     """
     images, intrinsics, ego_from_cam, available, camera_faults = _cameras(frame, config, pictures or {})
-    lidar_points = _lidar(frame, config)
-    radar_points, radar_available = _radars(frame, config)
+    points = lidar_points(frame, config)
+    returns, radar_available = _radars(frame, config)
     ego_motion, ego_motion_valid = ego_motion_rows(frame.ego_states, frame.global_from_ego, config.ego_states)
     return Sample(
         token=frame.token,
@@ -102,9 +102,9 @@ def make_sample(frame: LogFrame, config: SampleConfig, pictures: Mapping[str, Pi
         intrinsics=intrinsics,
         ego_from_cam=ego_from_cam,
         camera_available=available,
-        lidar_points=lidar_points,
-        lidar_available=len(lidar_points) > 0,
-        radar_points=radar_points,
+        lidar_points=points,
+        lidar_available=len(points) > 0,
+        radar_points=returns,
         radar_available=radar_available,
         ego_motion=ego_motion,
         ego_motion_valid=ego_motion_valid,
@@ -168,7 +168,8 @@ def _cameras(
     return images, intrinsics, ego_from_cam, available, tuple(faults)
 
 
-def _lidar(frame: LogFrame, config: SampleConfig) -> Float32[Tensor, "P 5"]:
+def lidar_points(frame: LogFrame, config: SampleConfig) -> Float32[Tensor, "P 5"]:
+    """The points of the LiDAR's sweeps (LIDAR_POINT_FIELDS) in ego."""
     if config.lidar_channel is None:
         return torch.zeros(0, 5)
     sweeps = frame.lidar_sweeps.get(config.lidar_channel, ())[: config.lidar_sweeps]
