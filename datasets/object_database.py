@@ -87,7 +87,7 @@ def write_object_database(
     growing = folder.absolute().parent / f".{folder.name}.unfinished-{os.getpid()}"
     growing.mkdir(parents=True)
     try:
-        records: list[NDArray[np.void]] = []
+        records: list[NDArray[Any]] = []
         with (growing / "data.bin").open("wb") as file:
             for recorded in objects:
                 records.append(_record(recorded, file.tell()))
@@ -97,7 +97,7 @@ def write_object_database(
             size = file.tell()
             # A file of no bytes cannot be mapped.
             file.write(b"\0" if size == 0 else b"")
-        np.save(growing / "objects.npy", np.array(records, _RECORD), allow_pickle=False)
+        np.save(growing / "objects.npy", np.stack(records) if records else np.zeros(0, _RECORD), allow_pickle=False)
         described = {
             "format": FORMAT_VERSION,
             "objects": len(records),
@@ -114,7 +114,7 @@ def write_object_database(
     return len(records)
 
 
-def _record(recorded: RecordedObject, start: int) -> NDArray[np.void]:
+def _record(recorded: RecordedObject, start: int) -> NDArray[Any]:
     record = np.zeros((), _RECORD)
     box, picture = recorded.box, recorded.picture
     record["token"] = recorded.token.encode()

@@ -180,7 +180,8 @@ def points_in_box_frame(box: Boxes3D, points: Float32[Tensor, "P C"]) -> Float32
     return _moved(invert(from_yaw(float(box.yaws), box.centers[0].tolist())), points)
 
 
-def _outside(boxes: Boxes3D, points: Float32[Tensor, "P C"]) -> Float32[Tensor, "P C"]:
+def _outside(boxes: Boxes3D, points: Float32[Tensor, "P C"]) -> Float32[Tensor, "K C"]:
+    """Only the points that lie in none of the boxes."""
     outside = torch.ones(len(points), dtype=torch.bool)
     outside[points_in_boxes(boxes, points).rows] = False
     return points[outside]

@@ -39,7 +39,7 @@ def paste_pictures(
     stands in, and a picture that cannot be decoded are left out.
     """
     boxes = Boxes3D.concatenated([present, pasted])
-    corners = transform_points(cam_from_ego, boxes.corners().double())
+    corners = transform_points(cam_from_ego, boxes.corners().double().flatten(0, 1)).unflatten(0, (-1, 8))
     outlines = [outline_in_picture(intrinsics, eight) for eight in corners]
     changed_from_recorded = change.matrix()
     polygons = [None if outline is None else _through(changed_from_recorded, outline) for outline in outlines]

@@ -105,7 +105,7 @@ class PictureChange:
     def _placed(self, reduced: NDArray[np.uint8], reduction: int) -> NDArray[np.uint8]:
         size = (self.width, self.height)
         if self.rotation:
-            changed_from_reduced = self.matrix() @ resize_matrix(reduction, reduction)
+            changed_from_reduced = self.matrix() @ resize_matrix(float(reduction), float(reduction))
             warped = cv2.warpAffine(reduced, changed_from_reduced[:2].numpy(), size, flags=cv2.INTER_LINEAR)
             return np.asarray(warped, np.uint8)
         resized = cv2.resize(reduced, (self.resized_width, self.resized_height), interpolation=cv2.INTER_LINEAR)
