@@ -39,7 +39,7 @@ def paste_pictures(
     stands in, and a picture that cannot be decoded are left out.
     """
     boxes = Boxes3D.concatenated([present, pasted])
-    corners = transform_points(cam_from_ego, boxes.corners().double().flatten(0, 1)).unflatten(0, (-1, 8))
+    corners = transform_points(cam_from_ego, boxes.corners().double().flatten(0, 1)).reshape(-1, 8, 3)
     outlines = [outline_in_picture(intrinsics, eight) for eight in corners]
     changed_from_recorded = change.matrix()
     polygons = [None if outline is None else _through(changed_from_recorded, outline) for outline in outlines]
@@ -55,7 +55,7 @@ def paste_pictures(
             continue
         left, top, right, bottom = window
         mask = np.zeros((bottom - top, right - left), np.uint8)
-        cv2.fillConvexPoly(mask, (polygon - torch.tensor([left, top])).round().int().numpy(), (1.0,))
+        cv2.fillConvexPoly(mask, (polygon.round() - torch.tensor([left, top])).int().numpy(), (1.0,))
         region = canvas[top:bottom, left:right]
         if index < len(present):
             np.copyto(region, original[top:bottom, left:right], where=mask[:, :, None].astype(bool))
