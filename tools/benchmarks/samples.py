@@ -226,7 +226,10 @@ def _bench_pictures(frame: LogFrame, rounds: int, repeats: int) -> Comparison:
         "cv2 at full size, linear": lambda: [by_cv2(image) for image in images],
     }
     worst = min(peak_signal_to_noise(image) for image in images)
-    work = f"{len(images)} JPEGs of 1600x900 to 256x704, normalised"
+    work = (
+        f"{len(images)} JPEGs of {fitted.recorded_width}x{fitted.recorded_height} to {fitted.height}x{fitted.width}, "
+        "normalised"
+    )
     return _comparison(work, _interleaved(ways, rounds, repeats), f"at least {worst:.1f} dB from PIL's")
 
 
