@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration.transforms import from_yaw, invert, transform_points
@@ -110,25 +111,20 @@ class ObjectPaster:
         if frame.annotations is None or share >= self._paste.share(epoch):
             return nothing
         present = frame.annotations.boxes_global.transformed(invert(frame.global_from_ego)).to(torch.float32)
-        occupied = Boxes3D.concatenated([present, _VEHICLE])
         rows_of_class = self._pictured_rows if frame.images else self._rows
-        placed, rows = [Boxes3D.empty()], []
+        drawn = [np.zeros(0, np.int64)]
         for label, (count, candidates) in enumerate(zip(self._paste.counts, rows_of_class, strict=True)):
             wanted = count - int((present.labels == label).sum())
-            if wanted <= 0 or len(candidates) == 0:
-                continue
-            drawn = np.unique(torch.randint(len(candidates), (wanted,), generator=generator).numpy())
-            turns = torch.rand(len(drawn), generator=generator, dtype=torch.float64) * 2.0 - 1.0
-            boxes = self.database.boxes(candidates[drawn])
-            for index in range(len(drawn)):
-                box = boxes[torch.tensor([index])]
-                if self._paste.max_turn > 0:
-                    box = box.transformed(from_yaw(float(turns[index]) * self._paste.max_turn))
-                if not bool(bev_overlaps(box, occupied).any()):
-                    occupied = Boxes3D.concatenated([occupied, box])
-                    placed.append(box)
-                    rows.append(int(candidates[drawn[index]]))
-        return PlacedObjects(tuple(rows), Boxes3D.concatenated(placed))
+            if wanted > 0 and len(candidates) > 0:
+                picks = np.unique(torch.randint(len(candidates), (wanted,), generator=generator).numpy())
+                drawn.append(candidates[picks])
+        rows = np.concatenate(drawn)
+        turns = torch.rand(len(rows), generator=generator, dtype=torch.float64) * 2.0 - 1.0
+        boxes = self.database.boxes(rows)
+        if self._paste.max_turn > 0:
+            boxes = _turned(boxes, (turns * self._paste.max_turn).float())
+        kept = _without_overlap(boxes, Boxes3D.concatenated([present, _VEHICLE]))
+        return PlacedObjects(tuple(rows[kept].tolist()), boxes[torch.from_numpy(kept)])
 
     def objects(self, placed: PlacedObjects) -> list[RecordedObject]:
         """What was recorded of the drawn objects."""
@@ -151,6 +147,33 @@ class ObjectPaster:
             radar = torch.cat([_outside(placed.boxes, radar), radar_points(returns)])
         boxes = Boxes3D.concatenated([sample.boxes, placed.boxes])
         return replace(sample, lidar_points=lidar, radar_points=radar, boxes=boxes)
+
+
+def _without_overlap(boxes: Boxes3D, occupied: Boxes3D) -> NDArray[np.int64]:
+    """The boxes that overlap nothing that is there, nor one of them that was kept before."""
+    free = ~bev_overlaps(boxes, occupied).any(dim=1).numpy()
+    overlaps = bev_overlaps(boxes, boxes).numpy()
+    kept: list[int] = []
+    for index in np.flatnonzero(free).tolist():
+        if not overlaps[index, kept].any():
+            kept.append(index)
+    return np.array(kept, np.int64)
+
+
+def _turned(boxes: Boxes3D, angles: Float32[Tensor, "M"]) -> Boxes3D:
+    """Each box turned about the vehicle by an angle of its own: its place, its heading, its velocity."""
+    cos, sin = angles.cos(), angles.sin()
+
+    def turned(vectors: Float32[Tensor, "M 2"]) -> Float32[Tensor, "M 2"]:
+        x, y = vectors.unbind(dim=1)
+        return torch.stack([cos * x - sin * y, sin * x + cos * y], dim=1)
+
+    return replace(
+        boxes,
+        centers=torch.cat([turned(boxes.centers[:, :2]), boxes.centers[:, 2:]], dim=1),
+        yaws=boxes.yaws + angles,
+        velocities=turned(boxes.velocities),
+    )
 
 
 def _single(boxes: Boxes3D) -> list[Boxes3D]:

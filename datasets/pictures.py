@@ -97,10 +97,14 @@ class PictureChange:
         """The changed picture, RGB, decoded at the size that is needed. Raises SensorFileError (`decode_reduced`)."""
         reduction = largest_reduction(image, self.recorded_width, self.recorded_height, self.scale)
         reduced = decode_reduced(image, self.recorded_width, self.recorded_height, reduction)
-        picture = cv2.cvtColor(self._placed(reduced, reduction), cv2.COLOR_BGR2RGB)
+        picture = self._placed(reduced, reduction)
         if self.colour is not None:
-            picture = cv2.transform(picture, self.colour.matrix().numpy())
-        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.uint8))
+            blue_first = self.colour.matrix().flip(0)[:, [2, 1, 0, 3]]
+            picture = np.asarray(cv2.transform(picture, blue_first.numpy()), np.uint8)
+        planes = np.empty((3, self.height, self.width), np.uint8)
+        for plane in range(3):
+            cv2.extractChannel(picture, 2 - plane, planes[plane])
+        return torch.from_numpy(planes)
 
     def _placed(self, reduced: NDArray[np.uint8], reduction: int) -> NDArray[np.uint8]:
         size = (self.width, self.height)
@@ -109,11 +113,13 @@ class PictureChange:
             warped = cv2.warpAffine(reduced, changed_from_reduced[:2].numpy(), size, flags=cv2.INTER_LINEAR)
             return np.asarray(warped, np.uint8)
         resized = cv2.resize(reduced, (self.resized_width, self.resized_height), interpolation=cv2.INTER_LINEAR)
-        placed = np.zeros((self.height, self.width, 3), np.uint8)
         bottom, right = max(self.top + self.height, 0), max(self.left + self.width, 0)
-        window = resized[max(self.top, 0) : bottom, max(self.left, 0) : right]
-        rows, columns = max(-self.top, 0), max(-self.left, 0)
-        placed[rows : rows + window.shape[0], columns : columns + window.shape[1]] = window
+        window = np.asarray(resized[max(self.top, 0) : bottom, max(self.left, 0) : right], np.uint8)
+        placed = window
+        if window.shape != (self.height, self.width, 3):
+            placed = np.zeros((self.height, self.width, 3), np.uint8)
+            rows, columns = max(-self.top, 0), max(-self.left, 0)
+            placed[rows : rows + window.shape[0], columns : columns + window.shape[1]] = window
         return np.ascontiguousarray(placed[:, ::-1]) if self.mirrored else placed
 
 

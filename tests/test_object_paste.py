@@ -266,7 +266,8 @@ def test_the_database_holds_what_the_frames_hold(world: tuple[NuScenesReader, Pa
             torch.testing.assert_close(recorded.lidar_points, expected)
             radar += len(recorded.radar_returns)
     assert radar > 0
-    assert database.pictured.mean() > 0.5
+    # In pictures of 160 pixels many an object is too small for one.
+    assert 0.25 < database.pictured.mean() < 1.0
 
 
 def augmenter(folder: Path, **changes: object) -> Augmenter:
