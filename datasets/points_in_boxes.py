@@ -5,15 +5,16 @@ cell alone, of which there are none for most.
 """
 
 from dataclasses import dataclass
-from typing import no_type_check
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
+from datasets.compiled import compiled
 
 _CELL = 2.0  # metres
 _MAX_CELLS_A_SIDE = 512  # of boxes that lie far apart, in larger cells
@@ -60,9 +61,10 @@ def points_in_boxes(boxes: Boxes3D, points: Float[Tensor, "P C"]) -> PointsInBox
     return PointsInBoxes(torch.from_numpy(starts), torch.from_numpy(rows))
 
 
-@njit(cache=True)
-@no_type_check
-def _rasterise(first, last, shape):
+@compiled
+def _rasterise(
+    first: NDArray[np.int64], last: NDArray[np.int64], shape: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Boxes by cell: those of cell c are boxes_of_cell[cell_starts[c] : cell_starts[c + 1]]."""
     cell_starts = np.zeros(shape[0] * shape[1] + 1, np.int64)
     for box in range(first.shape[0]):
@@ -80,9 +82,18 @@ def _rasterise(first, last, shape):
     return cell_starts, boxes_of_cell
 
 
-@njit(cache=True)
-@no_type_check
-def _find(points, geometry, turns, low, cell, shape, cell_starts, boxes_of_cell):
+@compiled
+def _find(
+    points: NDArray[np.floating[Any]],
+    geometry: NDArray[np.float64],
+    turns: NDArray[np.float64],
+    low: NDArray[np.float64],
+    cell: float,
+    shape: NDArray[np.int64],
+    cell_starts: NDArray[np.int64],
+    boxes_of_cell: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Starts and rows of PointsInBoxes. geometry (M, 7): centre, half of width, length and height, yaw."""
     counts = np.zeros(geometry.shape[0], np.int64)
     pairs = np.empty((1024, 2), np.int64)
     found = 0

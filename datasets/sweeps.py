@@ -5,21 +5,21 @@ The arithmetic is float64, only the result is float32: poses in global lie kilom
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import no_type_check
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32
-from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration.transforms import Transform, invert
+from datasets.compiled import compiled
 from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS, LogFrame, PointSweep
 
 # Columns of moved radar returns. Positions and velocities in the target frame, everything else as the radar gave it.
 RADAR_RETURN_FIELDS: tuple[str, ...] = (*RADAR_FIELDS, "age")
 
-_VX, _VX_COMP = RADAR_FIELDS.index("vx"), RADAR_FIELDS.index("vx_comp")
+_VELOCITIES = (RADAR_FIELDS.index("vx"), RADAR_FIELDS.index("vx_comp"))
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,19 @@ def merge_radar_sweeps(
     matrices = np.stack([np.eye(4), *(sweep.target_from_sensor.numpy() for sweep in sweeps)])[1:]
     ages = np.array([sweep.age for sweep in sweeps], np.float64)
     moved = np.empty((int(stays.sum()), len(RADAR_RETURN_FIELDS)), np.float32)
-    _move_radar(returns.numpy()[stays], sweep_of_return[stays], matrices, ages, move_by_velocity, moved)
+    _move_radar(returns.numpy()[stays], sweep_of_return[stays], matrices, ages, _VELOCITIES, move_by_velocity, moved)
     return torch.from_numpy(moved)
 
 
-@njit(cache=True)
-@no_type_check
-def _move_lidar(points, target_from_sensor, close_radius, age, merged, count):
+@compiled
+def _move_lidar(
+    points: NDArray[np.float32],
+    target_from_sensor: NDArray[np.float64],
+    close_radius: np.float32,
+    age: np.float32,
+    merged: NDArray[np.float32],
+    count: int,
+) -> int:
     """Write what stays of one sweep behind the first `count` rows of `merged`; the new number of rows."""
     m = target_from_sensor
     scale = np.float32(255.0)
@@ -127,19 +133,30 @@ def _move_lidar(points, target_from_sensor, close_radius, age, merged, count):
     return count
 
 
-@njit(cache=True)
-@no_type_check
-def _move_radar(returns, sweep_of_return, matrices, ages, move_by_velocity, moved):
+@compiled
+def _move_radar(
+    returns: NDArray[np.float32],
+    sweep_of_return: NDArray[np.int64],
+    matrices: NDArray[np.float64],
+    ages: NDArray[np.float64],
+    velocities: tuple[int, int],
+    move_by_velocity: bool,
+    moved: NDArray[np.float32],
+) -> None:
+    """Write each return (RADAR_FIELDS) as it is in the target (RADAR_RETURN_FIELDS). `velocities`: the columns of vx
+    and vx_comp; those of the other component stand behind them.
+    """
+    compensated = velocities[1]
     for row in range(returns.shape[0]):
         m, age = matrices[sweep_of_return[row]], ages[sweep_of_return[row]]
         x, y, z = returns[row, 0], returns[row, 1], returns[row, 2]
         moved[row, 3:18] = returns[row, 3:]
-        for column in (_VX, _VX_COMP):
+        for column in velocities:
             vx, vy = returns[row, column], returns[row, column + 1]
             moved[row, column] = m[0, 0] * vx + m[0, 1] * vy
             moved[row, column + 1] = m[1, 0] * vx + m[1, 1] * vy
         seconds = age if move_by_velocity else 0.0
-        vx, vy = returns[row, _VX_COMP], returns[row, _VX_COMP + 1]
+        vx, vy = returns[row, compensated], returns[row, compensated + 1]
         moved[row, 0] = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] + (m[0, 0] * vx + m[0, 1] * vy) * seconds
         moved[row, 1] = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] + (m[1, 0] * vx + m[1, 1] * vy) * seconds
         moved[row, 2] = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]

@@ -1,9 +1,11 @@
 """The loops of voxelisation on a CPU, compiled."""
 
-from typing import no_type_check
+from typing import Any
 
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
+
+from datasets.compiled import compiled
 
 _RADIX_BITS = 11  # the 2048 counters of a pass stay in the first cache
 _RADIX = 1 << _RADIX_BITS
@@ -12,10 +14,17 @@ _ROW_BITS = 24
 MAX_POINTS, MAX_VOXELS = 1 << _ROW_BITS, 1 << (63 - _ROW_BITS)
 
 
-# NumPy's error model: a division needs no branch for zero, which no size of a cell is.
-@njit(cache=True, error_model="numpy")
-@no_type_check
-def voxels_of_points(points, samples, origin, sizes, batch_size, layers, rows, columns):
+@compiled
+def voxels_of_points(
+    points: NDArray[np.float32],
+    samples: NDArray[np.int64],
+    origin: NDArray[np.float32],
+    sizes: NDArray[np.float32],
+    batch_size: int,
+    layers: int,
+    rows: int,
+    columns: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """What `voxelize` finds out about points (P, C) of samples (P): the indices (V, 4; int32) of their voxels in
     rising order, the rows of the points in range, voxel after voxel, the voxel of each of these, points in each voxel.
 
@@ -43,9 +52,8 @@ def voxels_of_points(points, samples, origin, sizes, batch_size, layers, rows, c
     return _runs(packed, spare, layers, rows, columns)
 
 
-@njit(cache=True)
-@no_type_check
-def _sorted(packed, keys):
+@compiled
+def _sorted(packed: NDArray[np.int64], keys: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """In rising order of the keys, equal ones as they came: a radix sort from the keys' lowest digit to the highest.
 
     Also the memory that it worked in: fresh memory costs more than the sort.
@@ -68,9 +76,10 @@ def _sorted(packed, keys):
     return packed, spare
 
 
-@njit(cache=True, error_model="numpy")
-@no_type_check
-def _runs(packed, spare, layers, rows, columns):
+@compiled
+def _runs(
+    packed: NDArray[np.int64], spare: NDArray[np.int64], layers: int, rows: int, columns: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Runs of equal keys are voxels. Overwrites both arrays and returns them as the points' rows and voxels."""
     voxels = 0
     for entry in range(packed.shape[0]):
@@ -91,9 +100,8 @@ def _runs(packed, spare, layers, rows, columns):
     return indices, spare, packed, counts
 
 
-@njit(cache=True, error_model="numpy")
-@no_type_check
-def row_means(values, counts):
+@compiled
+def row_means(values: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[Any]:
     """Means (V, K) of consecutive rows of values (P, K), counts (V; at least one) at a time."""
     means = np.zeros((counts.shape[0], values.shape[1]), values.dtype)
     row = 0

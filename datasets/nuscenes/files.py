@@ -9,15 +9,15 @@ import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datasets.compiled import compiled
 from datasets.faults import FaultReason, InputRefused, SensorFileError
 from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS
 from datasets.images import picture_size
@@ -95,9 +95,8 @@ def read_radar_sweep(root: Path, filename: str) -> SweepFile:
     return _finite(points, RADAR_FIELDS, filename)
 
 
-@njit(cache=True)
-@no_type_check
-def _look_over(points):
+@compiled
+def _look_over(points: NDArray[np.float32]) -> tuple[bool, bool]:
     """Whether all numbers are finite, and whether the ring of every point is the number of a beam."""
     # A float32 is not finite where all bits of its exponent are set. Whole numbers are counted several at a time.
     words = points.reshape(-1).view(np.uint32)
