@@ -1,7 +1,7 @@
 """Augmentation in BEV: one matrix turns points, radar velocities, boxes, cameras and ego motion together.
 
-`augmented_from_ego` is the matrix of a turn about z, a scale and mirrorings; everything that is said in ego is said in
-`augmented` afterwards. Pictures stay as they are: their `ego_from_cam` turns with the world.
+`augmented_from_ego` is the matrix of a turn about z, a scale, mirrorings and a shift; everything that is said in ego is
+said in `augmented` afterwards. Pictures stay as they are: their `ego_from_cam` turns with the world.
 """
 
 import math
@@ -24,12 +24,16 @@ class BevAugmentation:
     scale_range: tuple[float, float] = (0.95, 1.05)
     flip: bool = True
     """Mirror left to right, and front to back, each with probability one half."""
+    translation_std: float = 0.0
+    """Standard deviation of a shift along each axis, metres; 0.5 in CenterPoint."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale_range[0] <= self.scale_range[1] < math.inf:
             raise ValueError(f"scale_range {self.scale_range} must be two positive numbers, the smaller one first")
         if not 0 <= self.max_rotation < math.inf:
             raise ValueError(f"max_rotation must not be negative, and finite, not {self.max_rotation}")
+        if not 0 <= self.translation_std < math.inf:
+            raise ValueError(f"translation_std must not be negative, and finite, not {self.translation_std}")
 
     def draw(self, generator: torch.Generator) -> Float64[Tensor, "4 4"]:
         """A random `augmented_from_ego`."""
@@ -43,21 +47,28 @@ class BevAugmentation:
         )
         augmented_from_ego = torch.eye(4, dtype=torch.float64)
         augmented_from_ego[:3, :3] = scale * rotation @ torch.diag(torch.tensor([*signs, 1.0], dtype=torch.float64))
+        shift = torch.randn(3, generator=generator, dtype=torch.float64)
+        augmented_from_ego[:3, 3] = self.translation_std * shift
         return augmented_from_ego
 
 
 def augment(sample: Sample, augmented_from_ego: Float64[Tensor, "4 4"]) -> Sample:
-    """The sample as if the world around the vehicle had been turned, scaled and mirrored by this matrix."""
-    linear = augmented_from_ego[:3, :3].float()
+    """The sample as if the world around the vehicle had been turned, scaled, mirrored and shifted by this matrix.
+
+    The very same sample where the matrix is the identity.
+    """
+    if torch.equal(augmented_from_ego, torch.eye(4, dtype=torch.float64)):
+        return sample
+    linear, shift = augmented_from_ego[:3, :3].float(), augmented_from_ego[:3, 3].float()
     lidar, radar = sample.lidar_points, sample.radar_points
     return replace(
         sample,
         ego_from_cam=augmented_from_ego.float() @ sample.ego_from_cam,
-        lidar_points=torch.cat([lidar[:, :3] @ linear.T, lidar[:, 3:]], dim=1),
+        lidar_points=torch.cat([lidar[:, :3] @ linear.T + shift, lidar[:, 3:]], dim=1),
         radar_points=torch.cat(
-            [radar[:, :3] @ linear.T, radar[:, 3:4], radar[:, 4:6] @ linear[:2, :2].T, radar[:, 6:]], dim=1
+            [radar[:, :3] @ linear.T + shift, radar[:, 3:4], radar[:, 4:6] @ linear[:2, :2].T, radar[:, 6:]], dim=1
         ),
-        ego_motion=_turned_ego_motion(sample.ego_motion, linear) * sample.ego_motion_valid[:, None],
+        ego_motion=_turned_ego_motion(sample.ego_motion, linear, shift) * sample.ego_motion_valid[:, None],
         global_from_ego=sample.global_from_ego @ torch.linalg.inv(augmented_from_ego),
         boxes=None if sample.boxes is None else turned_boxes(sample.boxes, augmented_from_ego),
     )
@@ -70,13 +81,16 @@ def turned_boxes(boxes: Boxes3D, augmented_from_ego: Float64[Tensor, "4 4"]) -> 
     return replace(turned, sizes_wlh=turned.sizes_wlh * scale)
 
 
-def _turned_ego_motion(rows: Float32[Tensor, "T 11"], linear: Float[Tensor, "3 3"]) -> Float32[Tensor, "T 11"]:
+def _turned_ego_motion(
+    rows: Float32[Tensor, "T 11"], linear: Float[Tensor, "3 3"], shift: Float[Tensor, "3"]
+) -> Float32[Tensor, "T 11"]:
     columns = {name: rows[:, index] for index, name in enumerate(EGO_MOTION_FIELDS)}
     scale = float(linear[2, 2])
     plane = linear[:2, :2]
     mirrored = -1.0 if float(torch.linalg.det(plane)) < 0 else 1.0
     headings = torch.stack([columns["cos_yaw"], columns["sin_yaw"]], dim=1) @ (plane / scale).T
-    positions = torch.stack([columns["x"], columns["y"]], dim=1) @ plane.T
+    # The vehicle itself is shifted with the world; GPS is relative to its own newest fix.
+    positions = torch.stack([columns["x"], columns["y"]], dim=1) @ plane.T + shift[:2]
     gps = torch.stack([columns["gps_x"], columns["gps_y"]], dim=1) @ plane.T
     columns |= {
         "x": positions[:, 0],

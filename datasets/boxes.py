@@ -1,5 +1,6 @@
 """Sets of 3D boxes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,19 @@ class Boxes3D:
             labels=torch.zeros(0, dtype=torch.int64),
             scores=torch.zeros(0, dtype=dtype),
             attributes=torch.zeros(0, dtype=torch.int64),
+        )
+
+    @classmethod
+    def concatenated(cls, sets: "Sequence[Boxes3D]") -> "Boxes3D":
+        """All boxes of one or more sets in one frame, one set after another."""
+        return cls(
+            centers=torch.cat([boxes.centers for boxes in sets]),
+            sizes_wlh=torch.cat([boxes.sizes_wlh for boxes in sets]),
+            yaws=torch.cat([boxes.yaws for boxes in sets]),
+            velocities=torch.cat([boxes.velocities for boxes in sets]),
+            labels=torch.cat([boxes.labels for boxes in sets]),
+            scores=torch.cat([boxes.scores for boxes in sets]),
+            attributes=torch.cat([boxes.attributes for boxes in sets]),
         )
 
     def __len__(self) -> int:

@@ -1,11 +1,13 @@
 """Encoded pictures: their size read from the header, and their pixels."""
 
 import struct
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.faults import FaultReason, SensorFileError
@@ -16,6 +18,12 @@ _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 # Start-of-frame markers hold the size; C4, C8 and CC in their midst are other things.
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_START_OF_SCAN = 0xDA
+_REDUCED_FLAGS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 
 
 def picture_size(encoded: bytes, source: str) -> tuple[int, int]:
@@ -45,14 +53,50 @@ def decode_image(image: CameraImage) -> UInt8[Tensor, "H W 3"]:
 
     Check the size first (`picture_size`): a small file can claim gigabytes. Raises SensorFileError NOT_AN_IMAGE.
     """
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    return torch.from_numpy(cv2.cvtColor(_decode(image, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+
+
+def decode_reduced(image: CameraImage, width: int, height: int, reduction: int) -> NDArray[np.uint8]:
+    """The pixels (height / reduction, width / reduction, 3), **BGR**, of a picture of width x height.
+
+    `reduction` is 1, 2, 4 or 8 and divides both, see `largest_reduction`: a JPEG is then decoded at that size, from
+    fewer coefficients of its blocks. Otherwise as `decode_image`. Raises SensorFileError: SIZE_MISMATCH where the
+    header says another size, and as `picture_size` does; nothing has been decoded then.
+    """
+    found = picture_size(image.encoded, image.source)
+    if found != (width, height):
+        detail = f"{image.source}: the picture has {found[0]} x {found[1]} pixels, its camera says {width} x {height}"
+        raise SensorFileError(FaultReason.SIZE_MISMATCH, detail)
+    pixels = _decode(image, _REDUCED_FLAGS[reduction])
+    if pixels.shape[:2] != (height // reduction, width // reduction):
+        detail = f"{image.source}: decoded to {pixels.shape[1]} x {pixels.shape[0]} pixels, not {width} x {height}"
+        raise SensorFileError(FaultReason.SIZE_MISMATCH, detail)
+    return pixels
+
+
+def largest_reduction(image: CameraImage, width: int, height: int, scale: float) -> int:
+    """By how much a picture can be reduced while it is decoded, and still has to shrink to reach `scale`.
+
+    1 for what is no JPEG (nothing would be saved), and where the reduction would leave a part of a pixel.
+    """
+    if not image.encoded.startswith(_JPEG_START):
+        return 1
+    fitting = (r for r in (8, 4, 2) if r * scale <= 1.0 and width % r == 0 and height % r == 0)
+    return next(fitting, 1)
+
+
+def _decode(image: CameraImage, flags: int) -> NDArray[np.uint8]:
+    """BGR pixels. Raises SensorFileError NOT_AN_IMAGE."""
+    encoded = np.frombuffer(image.encoded, dtype=np.uint8)
     try:
-        pixels = cv2.imdecode(np.frombuffer(image.encoded, dtype=np.uint8), flags)
+        # cv2's stubs say that it returns an array always.
+        pixels: Any = cv2.imdecode(encoded, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         pixels = None
     if pixels is None:
         raise SensorFileError(FaultReason.NOT_AN_IMAGE, f"{image.source}: the picture cannot be decoded")
-    return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    decoded: NDArray[np.uint8] = pixels
+    return decoded
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:

@@ -29,7 +29,8 @@ class Sample:
     pictures. ego_from_cam: also undoes the ego motion between the picture's instant and the frame's. The order of
     cameras and radars is that of the SampleConfig that made the sample. radar_available: one for each radar.
     ego_motion: oldest first, with rows of zeros where `ego_motion_valid` is False. boxes: the training targets or
-    None. faults: why a sensor is absent. impairments: what a sensor that is there has lost all the same.
+    None. faults: why a sensor is absent. impairments: what a sensor that is there has lost all the same. sweep_counts:
+    of the LiDAR and of each radar, how many sweeps went in; fewer than asked for at the start of a scene.
     """
 
     token: str
@@ -49,3 +50,4 @@ class Sample:
     boxes: Boxes3D | None
     faults: tuple[SensorFault, ...]
     impairments: tuple[SensorFault, ...] = ()
+    sweep_counts: tuple[tuple[str, int], ...] = ()

@@ -10,6 +10,7 @@ from torch import Tensor
 from datasets.batch import PointBatch
 from perception.grid import BevGrid
 from perception.sparse_product import sparse_product, starts_of
+from perception.voxel_kernels import MAX_POINTS, MAX_VOXELS, row_means, voxels_of_points
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Voxels:
         """The mean over each voxel of a value (P, K) that its points have."""
         if len(values) == 0:
             return values.new_zeros(0, values.shape[1])
-        total: Tensor = _VoxelSum.apply(values, self.voxel_of_point, self.counts)  # type: ignore[no-untyped-call]
-        return total / self.counts[:, None]
+        mean: Tensor = _VoxelMean.apply(values, self.voxel_of_point, self.counts)  # type: ignore[no-untyped-call]
+        return mean
 
     def centers(self) -> Float32[Tensor, "V 3"]:
         """The middle (x, y, z) of each voxel, metres, ego."""
@@ -70,32 +71,46 @@ class Voxels:
         return occupied.index_fill(0, self.indices[:, 0].long(), 1.0)
 
 
-class _VoxelSum(torch.autograd.Function):
-    """Sums over consecutive rows; the gradient of a sum goes to each of its rows."""
+class _VoxelMean(torch.autograd.Function):
+    """Means of consecutive rows; the gradient of a mean goes to each of its rows in equal parts."""
 
     @staticmethod
     def forward(
         ctx: Any, values: Float[Tensor, "P K"], voxel_of_point: Int64[Tensor, "P"], counts: Int64[Tensor, "V"]
     ) -> Float[Tensor, "V K"]:
-        ctx.save_for_backward(voxel_of_point)
+        ctx.save_for_backward(voxel_of_point, counts)
+        if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+            return torch.from_numpy(row_means(values.detach().contiguous().numpy(), counts.numpy()))
         columns = torch.arange(len(values), device=values.device)
-        return sparse_product(starts_of(counts), columns, values.new_ones(len(values)), values)
+        return sparse_product(starts_of(counts), columns, values.new_ones(len(values)), values) / counts[:, None]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
-        (voxel_of_point,) = ctx.saved_tensors
-        return grads[0].index_select(0, voxel_of_point), None, None
+        voxel_of_point, counts = ctx.saved_tensors
+        return (grads[0] / counts[:, None]).index_select(0, voxel_of_point), None, None
 
 
 def voxelize(cloud: PointBatch, grid: VoxelGrid) -> Voxels:
-    """Points whose first three columns are x, y, z in ego, to voxels. Deterministic.
+    """Points whose first three columns are x, y, z in ego, to voxels. Deterministic, and the same on every device.
 
     Points outside the grid and points with a value that is not finite are left out.
     """
-    points = cloud.points
-    origin = points.new_tensor([grid.bev.x_range[0], grid.bev.y_range[0], grid.z_range[0]])
-    sizes = points.new_tensor([grid.bev.cell_size, grid.bev.cell_size, grid.z_size])
-    layers, rows, columns = grid.shape
+    points, (layers, rows, columns) = cloud.points, grid.shape
+    many = len(points) >= MAX_POINTS or cloud.batch_size * layers * rows * columns >= MAX_VOXELS
+    if many or points.device.type != "cpu" or points.dtype != torch.float32:
+        return voxelize_with_torch(cloud, grid)
+    # A kernel sees numbers only: the points are gathered below by torch, which knows of their gradients.
+    origin, sizes = (corner.numpy() for corner in _origin_and_sizes(points, grid))
+    arrays = (points.detach().contiguous().numpy(), cloud.sample_index.numpy(), origin, sizes)
+    found = voxels_of_points(*arrays, cloud.batch_size, layers, rows, columns)
+    indices, order, voxel_of_point, counts = (torch.from_numpy(array) for array in found)
+    return Voxels(grid, cloud.batch_size, indices, points.index_select(0, order), voxel_of_point, counts)
+
+
+def voxelize_with_torch(cloud: PointBatch, grid: VoxelGrid) -> Voxels:
+    """`voxelize` in operations that run on every device: what it does on CUDA."""
+    points, (layers, rows, columns) = cloud.points, grid.shape
+    origin, sizes = _origin_and_sizes(points, grid)
     # Compared as floats: a NaN or an infinity has no integer.
     cells = torch.floor((points[:, :3] - origin) / sizes)
     inside = ((cells >= 0) & (cells < cells.new_tensor([columns, rows, layers]))).all(dim=1)
@@ -115,3 +130,10 @@ def voxelize(cloud: PointBatch, grid: VoxelGrid) -> Voxels:
         dim=1,
     )
     return Voxels(grid, cloud.batch_size, indices.int(), points.index_select(0, kept[order]), voxel_of_point, counts)
+
+
+def _origin_and_sizes(points: Float[Tensor, "P C"], grid: VoxelGrid) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """The lowest corner (x, y, z) of the grid and the sizes of a cell, metres."""
+    bev = grid.bev
+    origin = points.new_tensor([bev.x_range[0], bev.y_range[0], grid.z_range[0]])
+    return origin, points.new_tensor([bev.cell_size, bev.cell_size, grid.z_size])

@@ -45,4 +45,5 @@ def test_spconv_has_one_door() -> None:
     importers = {
         str(path.relative_to(ROOT)) for path in SOURCES if imported_packages(path) & {"spconv", "spconv_triton"}
     }
-    assert importers <= {"perception/sparse.py"}
+    # And a benchmark that compares with its voxeliser.
+    assert importers <= {"perception/sparse.py", "tools/benchmarks/samples.py"}

@@ -46,7 +46,7 @@ def sample(seed: int = 0) -> Sample:
 def test_everything_moves_together(seed: int) -> None:
     before = sample(seed)
     assert before.boxes is not None
-    matrix = BevAugmentation().draw(torch.Generator().manual_seed(seed))
+    matrix = BevAugmentation(translation_std=0.5 * (seed % 2)).draw(torch.Generator().manual_seed(seed))
     after = augment(before, matrix)
     assert after.boxes is not None
     # The LiDAR points are the boxes' corners, the radar points carry their velocities. (Mirrored corners come in
@@ -99,7 +99,31 @@ def test_a_mirror_is_its_own_inverse_and_no_augmentation_is_the_identity() -> No
     torch.testing.assert_close(twice.boxes.yaws.cos(), before.boxes.yaws.cos())
     torch.testing.assert_close(twice.boxes.yaws.sin(), before.boxes.yaws.sin())
     still = BevAugmentation(max_rotation=0.0, scale_range=(1.0, 1.0), flip=False)
-    torch.testing.assert_close(still.draw(torch.Generator()), torch.eye(4, dtype=torch.float64))
+    identity = still.draw(torch.Generator())
+    assert torch.equal(identity, torch.eye(4, dtype=torch.float64))
+    assert augment(before, identity) is before
+
+
+def test_a_shift_moves_what_has_a_place_and_nothing_else() -> None:
+    before = sample(5)
+    assert before.boxes is not None
+    shift = torch.eye(4, dtype=torch.float64)
+    shift[:3, 3] = torch.tensor([2.0, -1.0, 0.5])
+    after = augment(before, shift)
+    assert after.boxes is not None
+    torch.testing.assert_close(after.boxes.centers - before.boxes.centers, shift[:3, 3].float().expand(6, 3))
+    torch.testing.assert_close(
+        after.lidar_points[:, :3] - before.lidar_points[:, :3], shift[:3, 3].float().expand(48, 3)
+    )
+    torch.testing.assert_close(after.boxes.velocities, before.boxes.velocities)
+    torch.testing.assert_close(after.radar_points[:, 4:6], before.radar_points[:, 4:6])
+    # The vehicle stands where it is put, now and then.
+    torch.testing.assert_close(after.ego_motion[:, :2] - before.ego_motion[:, :2], shift[:2, 3].float().expand(2, 2))
+    torch.testing.assert_close(after.ego_motion[:, 2:], before.ego_motion[:, 2:])
+    # The first four draws are those of an augmentation that shifts nothing.
+    without, moved = (BevAugmentation(translation_std=std).draw(torch.Generator().manual_seed(1)) for std in (0.0, 0.5))
+    assert torch.equal(without[:3, :3], moved[:3, :3])
+    assert not without[:3, 3].any()
 
 
 def test_rows_that_are_not_valid_stay_zero_and_empty_clouds_stay_empty() -> None:

@@ -14,7 +14,8 @@ from datasets.boxes import Boxes3D
 from datasets.ego_motion import ego_motion_rows
 from datasets.faults import FaultReason
 from datasets.frames import RADAR_FIELDS, Annotations, CameraImage, LogFrame, PointSweep
-from datasets.make_sample import SampleConfig, fit_picture, make_sample
+from datasets.make_sample import SampleConfig, make_sample
+from datasets.pictures import PictureChange
 
 NOW = 1_532_402_927_000_000
 CONFIG = SampleConfig(image_height=24, image_width=80)
@@ -114,8 +115,8 @@ def test_the_picture_keeps_its_geometry() -> None:
 
 def test_a_flat_picture_gets_black_rows_on_top() -> None:
     camera = PinholeCamera(160, 40, torch.tensor([[120.0, 0, 79.5], [0, 120, 19.5], [0, 0, 1]], dtype=torch.float64))
-    fitted, top = fit_picture(camera, 24, 80)
-    assert (fitted.width, fitted.height, top) == (80, 24, -4)
+    fitted = PictureChange.fit(camera, 24, 80)
+    assert (fitted.width, fitted.height, fitted.top) == (80, 24, -4)
     rig = SensorRig({"CAM_FRONT": EGO_FROM_CAM}, {"CAM_FRONT": camera})
     image = CameraImage(NOW, from_yaw(0.0), jpeg(160, 40), "flat.png")
     picture = make_sample(frame(rig=rig, images={"CAM_FRONT": image}, lidar_sweeps={}, radar_sweeps={}), CONFIG).images

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from datasets.augment import BevAugmentation
+from datasets.augmentation import Augmentation
 from datasets.batch import Batch, collate
 from datasets.faults import InputRefused
 from datasets.frames import LogFrame
@@ -29,7 +30,7 @@ from tools.train import TrainArguments, train
 from tools.training.config import TrainingConfig
 from tools.training.interruption import Interruption
 from tools.training.loading import load_batches
-from tools.training.order import BatchOrder
+from tools.training.order import BatchOrder, EpochIndex, PlainOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder, load_detector
 from tools.training.step import LossOfBatch, make_optimizer, seed_step, training_step
@@ -98,7 +99,7 @@ def test_the_saved_detector_is_the_averaged_one(arguments: Callable[[RunConfig],
 def test_a_resumed_run_ends_in_the_same_bits(arguments: Callable[[RunConfig], TrainArguments], tmp_path: Path) -> None:
     # Modality dropout and augmentation take part; three samples in batches of two: step 4 is mid-epoch.
     config = small_config(5, checkpoint_interval=2, modality_dropout=0.5)
-    config = replace(config, training=replace(config.training, augmentation=BevAugmentation()))
+    config = replace(config, training=replace(config.training, augmentation=Augmentation(bev=BevAugmentation())))
     given = arguments(config)
     run = train(given)
     checkpoint = run / "checkpoints" / "step_00000005"
@@ -224,7 +225,7 @@ def test_the_sample_without_annotations_is_named(data_root: Path) -> None:
     whole = open_dataset(data_root, None, "all", small_config(1).sample)
     reader = SecondWithoutAnnotations(whole.reader)
     dataset = FusionDataset(reader, whole.tokens[:3], whole.config)
-    batches = load_batches(dataset, [[(0, 0), (0, 1), (0, 2)]], workers=0, missing_sensors="refuse")
+    batches = load_batches(dataset, [[EpochIndex(0, index) for index in range(3)]], workers=0, missing_sensors="refuse")
     assert next(batches).unannotated == (whole.tokens[1],)
 
 
@@ -256,19 +257,19 @@ def test_a_signal_is_remembered_and_a_second_one_interrupts() -> None:
 
 
 def test_every_epoch_has_every_sample_once() -> None:
-    order = BatchOrder(5, 2, first_step=0, last_step=10, seed=3)
+    order = BatchOrder(PlainOrder(5, 3), 2, first_step=0, last_step=10)
     seen = [item for batch in order for item in batch]
     assert len(order) == 10
     for epoch in range(4):
-        assert sorted(index for e, index in seen if e == epoch) == list(range(5))
-    shuffled = [[index for e, index in seen if e == epoch] for epoch in range(4)]
+        assert sorted(index for e, index, _ in seen if e == epoch) == list(range(5))
+    shuffled = [[index for e, index, _ in seen if e == epoch] for epoch in range(4)]
     assert len({tuple(epoch) for epoch in shuffled}) > 1
-    assert list(BatchOrder(5, 2, first_step=3, last_step=10, seed=3)) == list(order)[3:]
+    assert list(BatchOrder(PlainOrder(5, 3), 2, first_step=3, last_step=10)) == list(order)[3:]
     # Two processes share the same sequence.
-    pair = [BatchOrder(5, 1, first_step=0, last_step=10, seed=3, process=rank, processes=2) for rank in (0, 1)]
+    pair = [BatchOrder(PlainOrder(5, 3), 1, first_step=0, last_step=10, process=rank, processes=2) for rank in (0, 1)]
     assert [[*a, *b] for a, b in zip(*pair, strict=True)] == list(order)
     with pytest.raises(ValueError, match="no samples"):
-        BatchOrder(0, 2, first_step=0, last_step=1, seed=0)
+        PlainOrder(0, 0)
 
 
 def test_vectors_are_not_decayed() -> None:

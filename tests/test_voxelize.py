@@ -2,10 +2,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datasets.batch import PointBatch
 from perception.grid import BevGrid
-from perception.voxelize import VoxelGrid, voxelize
+from perception.voxelize import VoxelGrid, voxelize, voxelize_with_torch
 
 GRID = VoxelGrid(BevGrid((-8.0, 8.0), (-4.0, 4.0), 0.5), (-2.0, 2.0), 8)
 
@@ -77,3 +79,23 @@ def test_no_point_at_all_and_a_last_sample_without_points() -> None:
 def test_a_grid_without_height_is_refused(z_range: tuple[float, float], z_cells: int) -> None:
     with pytest.raises(ValueError, match="layers"):
         VoxelGrid(GRID.bev, z_range, z_cells)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=4),
+    cells=st.sampled_from([(0.5, 8), (1.0, 1), (4.0, 3), (0.125, 40)]),
+)
+def test_the_kernel_finds_what_torch_finds(seed: int, counts: list[int], cells: tuple[float, int]) -> None:
+    """The CPU's radix sort against the plain operations that a CUDA device runs (here on the CPU), bit for bit."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = VoxelGrid(BevGrid((-8.0, 8.0), (-4.0, 4.0), cells[0]), (-2.0, 2.0), cells[1])
+    clouds = [torch.randn(count, 5, generator=generator) * torch.tensor([6.0, 3.0, 1.5, 1, 1]) for count in counts]
+    # Points on the edges of cells, and some that are not finite.
+    clouds = [torch.where(torch.rand(cloud.shape, generator=generator) < 0.3, cloud.round(), cloud) for cloud in clouds]
+    clouds = [torch.where(torch.rand(cloud.shape, generator=generator) < 0.02, math.nan, cloud) for cloud in clouds]
+    cloud = PointBatch.of(clouds)
+    with_kernel, with_torch = voxelize(cloud, grid), voxelize_with_torch(cloud, grid)
+    for name in ("indices", "points", "voxel_of_point", "counts"):
+        assert torch.equal(getattr(with_kernel, name), getattr(with_torch, name)), name

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from datasets.augment import BevAugmentation
+from datasets.augmentation import Augmentation
 from datasets.fusion_dataset import FusionDataset
 from datasets.make_sample import SampleConfig
 from datasets.nuscenes.reader import CHANNELS, NuScenesReader
@@ -38,7 +38,7 @@ def open_dataset(
     split: str,
     config: SampleConfig,
     *,
-    augmentation: BevAugmentation | None = None,
+    augmentation: Augmentation | None = None,
     seed: int = 0,
 ) -> FusionDataset:
     """The samples of a split in the order of the recording.

@@ -25,6 +25,7 @@ from tools.missing_sensors import MissingSensors
 from tools.open_dataset import open_dataset
 from tools.progress import progress
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches
+from tools.training.order import EpochIndex
 from tools.training.run_folder import load_detector, refuse_no_run
 
 
@@ -114,7 +115,7 @@ def batches_in_order(
 ) -> Iterator[LoadedBatch]:
     """Every sample once, in the order of the data set."""
     order = [
-        [(0, index) for index in range(start, min(start + batch_size, len(dataset)))]
+        [EpochIndex(0, index) for index in range(start, min(start + batch_size, len(dataset)))]
         for start in range(0, len(dataset), batch_size)
     ]
     return load_batches(dataset, order, workers=workers, missing_sensors=missing_sensors)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from datasets.augment import BevAugmentation
+from datasets.augmentation import Augmentation
 from datasets.faults import InputRefused
 from datasets.make_sample import SampleConfig
 from perception import presets
@@ -22,7 +23,7 @@ def tiny() -> RunConfig:
             steps=1000,
             ema_decay=0.99,
             modality_dropout=0.1,
-            augmentation=BevAugmentation(),
+            augmentation=Augmentation(bev=BevAugmentation()),
             workers=1,
             checkpoint_interval=100,
         ),
@@ -39,7 +40,7 @@ def base() -> RunConfig:
             learning_rate=4e-4,
             reference_batch_size=32,
             epochs=24.0,
-            augmentation=BevAugmentation(),
+            augmentation=Augmentation(bev=BevAugmentation()),
             workers=4,
             checkpoint_interval=1000,
         ),

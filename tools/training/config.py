@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from datasets.augment import BevAugmentation
+from datasets.augmentation import Augmentation
+from tools.training.order import Sampling
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class TrainingConfig:
     """Of the moving average of the weights, which is what is saved as the result and evaluated."""
     modality_dropout: float = 0.25
     """Probability that a training sample loses some of its modalities, so that one network works with any subset."""
-    augmentation: BevAugmentation | None = None
+    augmentation: Augmentation | None = None
+    sampling: Sampling = "plain"
+    """plain: each epoch has every sample once. class_balanced: samples with rare classes come more than once, so that
+    each class has an equal share (CBGS); an epoch is then several times as long."""
     seed: int = 0
     workers: int = 1
     """Processes that load samples, for each training process; 0: the training process loads them itself."""
@@ -55,7 +59,7 @@ class TrainingConfig:
             raise ValueError("weight_decay and workers must not be negative")
 
     def total_steps(self, samples: int, processes: int) -> int:
-        """How many steps the training of a data set of so many samples takes."""
+        """How many steps the training takes where an epoch has so many samples."""
         if self.steps is not None:
             return self.steps
         return max(1, math.ceil((self.epochs or 0.0) * samples / (self.batch_size * processes)))

@@ -39,16 +39,15 @@ class _Refusal:
 
 
 class _SamplesByEpoch(Dataset[Sample | _Refusal]):
-    """The data set by (epoch, index), with the refusals as values."""
+    """The data set by EpochIndex, with the refusals as values."""
 
     def __init__(self, dataset: FusionDataset, missing_sensors: MissingSensorsPolicy) -> None:
         self._dataset = dataset
         self._missing_sensors = missing_sensors
 
     def __getitem__(self, epoch_index: EpochIndex) -> Sample | _Refusal:
-        epoch, index = epoch_index
         try:
-            sample = self._dataset.sample(index, epoch)
+            sample = self._dataset.sample(epoch_index.sample, epoch_index.epoch, epoch_index.repeat)
             if self._missing_sensors == "refuse":
                 refuse_faults(sample.faults + sample.impairments)
         except InputRefused as refusal:

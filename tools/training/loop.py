@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.faults import InputRefused
+from datasets.frame_classes import AnnotationReader, classes_of_frames
 from datasets.fusion_dataset import FusionDataset
 from perception.detector import Detector
 from perception.weights import save_weights
@@ -27,12 +28,12 @@ from tools.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from tools.training.config import learning_rate_at
+from tools.training.config import TrainingConfig, learning_rate_at
 from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
 from tools.training.metrics_log import MetricsLog
-from tools.training.order import BatchOrder
+from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder
 from tools.training.step import LossOfBatch, StepResult, make_optimizer, seed_step, training_step
@@ -72,7 +73,8 @@ class TrainingLoop:
         self._dataset = dataset
         self._run = run
         self._processes = processes
-        self._total_steps = self._settings.total_steps(len(dataset), processes.count)
+        self._order = order_of_samples(dataset, self._settings)
+        self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
         self._detector = Detector(config.detector).to(processes.device)
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
@@ -164,11 +166,10 @@ class TrainingLoop:
 
     def _batches(self, missing_sensors: MissingSensorsPolicy) -> Iterator[LoadedBatch]:
         order = BatchOrder(
-            len(self._dataset),
+            self._order,
             self._settings.batch_size,
             first_step=self._state.step,
             last_step=self._total_steps,
-            seed=self._settings.seed,
             process=self._processes.rank,
             processes=self._processes.count,
         )
@@ -206,7 +207,7 @@ class TrainingLoop:
         """What metrics.jsonl and TensorBoard get: only finite numbers are JSON."""
         seen = self._settings.batch_size * self._processes.count
         numbers = {
-            "epoch": step * seen / len(self._dataset),
+            "epoch": step * seen / len(self._order),
             "loss": result.loss,
             **{f"loss/{name}": value for name, value in result.parts.items()},
             "gradient_norm": result.gradient_norm,
@@ -244,6 +245,18 @@ class TrainingLoop:
                 f"The checkpoint of step {self._state.step} could not be written to {self._run.checkpoints}: {error}; "
                 "those before it, if any, are whole, and --resume goes on from the last."
             ) from error
+
+
+def order_of_samples(dataset: FusionDataset, settings: TrainingConfig) -> EpochOrder:
+    """The order that the settings ask for. Raises InputRefused where classes cannot be balanced: there are none."""
+    if settings.sampling == "plain":
+        return PlainOrder(len(dataset), settings.seed)
+    if not isinstance(dataset.reader, AnnotationReader):
+        raise InputRefused("training.sampling is class_balanced, but this data set cannot tell its classes: use plain.")
+    try:
+        return ClassBalancedOrder(classes_of_frames(dataset.reader, dataset.tokens), settings.seed)
+    except ValueError as error:
+        raise InputRefused(f"training.sampling is class_balanced: {error}; use plain.") from error
 
 
 def fingerprint(tokens: Sequence[str]) -> str:

@@ -1,38 +1,107 @@
 """Which samples make which batch: a function of (seed, step) alone, so that a resumed run goes on exactly."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-EpochIndex = tuple[int, int]
+Sampling = Literal["plain", "class_balanced"]
+
+
+class EpochIndex(NamedTuple):
+    """The number of a sample in an epoch, and how often that epoch had it before."""
+
+    epoch: int
+    sample: int
+    repeat: int = 0
+
+
+@runtime_checkable
+class EpochOrder(Protocol):
+    """The samples of each epoch, all of the same length, in the order in which they are trained on."""
+
+    def __len__(self) -> int:
+        """Samples in an epoch; at least one."""
+        ...
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The indices of an epoch's samples: the same whenever it is asked for."""
+        ...
+
+
+class PlainOrder:
+    """Every sample once in each epoch, shuffled by (seed, epoch). Raises ValueError where there is no sample."""
+
+    def __init__(self, samples: int, seed: int) -> None:
+        if samples < 1:
+            raise ValueError("there is nothing to train on: no samples")
+        self._samples, self._seed = samples, seed
+
+    def __len__(self) -> int:
+        return self._samples
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """A permutation of all samples."""
+        return np.random.default_rng((self._seed, epoch)).permutation(self._samples)
+
+
+class ClassBalancedOrder:
+    """Class-balanced sampling (CBGS: Zhu et al. 2019, arXiv:1908.09492): each class gets an equal share of an epoch.
+
+    A sample counts once for each class that it has. An epoch draws for each of the classes that there are the same
+    number of samples that have it, so many that an epoch is as long as those counts together: as many classes as a
+    sample has on average (nuScenes: 4.4) times the data set. A class with fewer samples takes each of them equally
+    often and, at random, some once more; samples without any class are never drawn. `classes_of_sample`: one collection
+    of labels for each sample. Raises ValueError where no sample has a class.
+    """
+
+    def __init__(self, classes_of_sample: Sequence[Collection[int]], seed: int) -> None:
+        samples_of_class: dict[int, list[int]] = {}
+        for sample, classes in enumerate(classes_of_sample):
+            for label in sorted(set(classes)):
+                samples_of_class.setdefault(label, []).append(sample)
+        if not samples_of_class:
+            raise ValueError("there is nothing to balance: no sample has an annotated class")
+        self._members = [np.array(samples_of_class[label], np.int64) for label in sorted(samples_of_class)]
+        self._share = sum(len(members) for members in self._members) // len(self._members)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._share * len(self._members)
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """The samples of all classes, shuffled together."""
+        generator = np.random.default_rng((self._seed, epoch))
+        drawn = []
+        for members in self._members:
+            times, more = divmod(self._share, len(members))
+            drawn += [np.tile(members, times), generator.permutation(members)[:more]]
+        return generator.permutation(np.concatenate(drawn))
 
 
 class BatchOrder(Sampler[list[EpochIndex]]):
-    """Batches of (epoch, index) from `first_step` up to `last_step`.
+    """Batches of EpochIndex from `first_step` up to `last_step`.
 
-    The epochs, each shuffled by (seed, epoch), stand one after another as one long sequence which is cut into
-    batches; a batch may therefore hold the end of one epoch and the start of the next, no sample is left out, and a
-    data set smaller than a batch works. With several processes each takes every so-manieth batch of that sequence.
+    The epochs stand one after another as one long sequence which is cut into batches; a batch may therefore hold the
+    end of one epoch and the start of the next, no sample is left out, and a data set smaller than a batch works. With
+    several processes each takes every so-manieth batch of that sequence.
     """
 
     def __init__(
         self,
-        samples: int,
+        order: EpochOrder,
         batch_size: int,
         *,
         first_step: int,
         last_step: int,
-        seed: int,
         process: int = 0,
         processes: int = 1,
     ) -> None:
-        if samples < 1:
-            raise ValueError("there is nothing to train on: no samples")
-        self._samples = samples
+        self._order = order
         self._batch_size = batch_size
         self._steps = range(first_step, last_step)
-        self._seed = seed
         self._process = process
         self._processes = processes
 
@@ -40,13 +109,26 @@ class BatchOrder(Sampler[list[EpochIndex]]):
         return len(self._steps)
 
     def __iter__(self) -> Iterator[list[EpochIndex]]:
-        epoch, order = -1, np.empty(0, dtype=np.int64)
+        epoch, indices, repeats = -1, np.empty(0, np.int64), np.empty(0, np.int64)
+        length = len(self._order)
         for step in self._steps:
             start = (step * self._processes + self._process) * self._batch_size
             batch: list[EpochIndex] = []
             for position in range(start, start + self._batch_size):
-                if position // self._samples != epoch:
-                    epoch = position // self._samples
-                    order = np.random.default_rng((self._seed, epoch)).permutation(self._samples)
-                batch.append((epoch, int(order[position % self._samples])))
+                if position // length != epoch:
+                    epoch = position // length
+                    indices = self._order.epoch(epoch)
+                    repeats = _repeats(indices)
+                place = position % length
+                batch.append(EpochIndex(epoch, int(indices[place]), int(repeats[place])))
             yield batch
+
+
+def _repeats(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each entry how many equal ones stand before it."""
+    by_index = np.argsort(indices, kind="stable")
+    new = np.diff(indices[by_index], prepend=-1) != 0
+    starts = np.maximum.accumulate(np.where(new, np.arange(len(indices)), 0))
+    repeats = np.empty_like(indices)
+    repeats[by_index] = np.arange(len(indices)) - starts
+    return repeats

@@ -8,6 +8,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from calibration.cameras import PinholeCamera
 from datasets.boxes import Boxes3D
+from datasets.points_in_boxes import points_in_boxes
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.rays import Instant
 from datasets.synthetic.traffic.users import RoadUser
@@ -102,14 +103,7 @@ def _count(
 
 
 def _points_in(boxes: Boxes3D, cloud: Float64[Array, "P 3"]) -> Int64[Array, "M"]:
-    counts = np.zeros(len(boxes), np.int64)
-    x, y = (np.ascontiguousarray(cloud[:, i]) for i in (0, 1))
-    for i in range(len(boxes)):
-        # Only what is near the box is worth the exact test.
-        reach, middle = float(boxes.sizes_wlh[i].norm()), boxes.centers[i].tolist()
-        near = (np.abs(x - middle[0]) <= reach) & (np.abs(y - middle[1]) <= reach)
-        counts[i] = int(boxes[torch.tensor([i])].points_inside(torch.from_numpy(cloud[near])).sum())
-    return counts
+    return points_in_boxes(boxes, torch.from_numpy(cloud)).counts.numpy()
 
 
 def _visibilities(

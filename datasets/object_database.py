@@ -1,0 +1,243 @@
+"""A packed database of recorded objects: their points, radar returns and pictures, to be pasted into other frames.
+
+A folder of three files, however many objects: `database.json` says what is in it, `objects.npy` holds one record for
+each object, `data.bin` their points and pictures one after another. The latter two are mapped into memory, so that
+opening takes no time and loader processes share the pages. Nothing in it is code.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datasets.boxes import Boxes3D
+from datasets.classes import ATTRIBUTES, DETECTION_CLASSES
+from datasets.faults import InputRefused
+from datasets.sample import LIDAR_POINT_FIELDS
+from datasets.sweeps import RADAR_RETURN_FIELDS
+
+FORMAT_VERSION = 1
+_RECORD = np.dtype(
+    [
+        ("token", "S64"),
+        ("center", "<f4", 3),
+        ("size_wlh", "<f4", 3),
+        ("yaw", "<f4"),
+        ("velocity", "<f4", 2),
+        ("label", "<i4"),
+        ("attribute", "<i4"),
+        ("start", "<i8"),  # in data.bin: LiDAR points, radar returns, picture, one behind the other
+        ("lidar_points", "<i4"),
+        ("radar_returns", "<i4"),
+        ("picture_bytes", "<i4"),
+        ("picture_corner", "<i4", 2),
+        ("outline", "<f4", 4),
+    ]
+)
+_POINT_BYTES, _RETURN_BYTES = 4 * len(LIDAR_POINT_FIELDS), 4 * len(RADAR_RETURN_FIELDS)
+
+
+@dataclass(frozen=True)
+class ObjectPicture:
+    """The region of a recorded picture that an object's box projects to.
+
+    `encoded`: a JPEG or PNG whose top left pixel is (left, top) of the recorded picture. `outline`: left, top, right
+    and bottom of the whole projected box in that picture, in pixels; it may reach over the picture's edge.
+    """
+
+    encoded: bytes
+    left: int
+    top: int
+    outline: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class RecordedObject:
+    """One object at one keyframe: its `box` (a set of one, in ego), and what the sensors saw of it.
+
+    `lidar_points` (LIDAR_POINT_FIELDS) and `radar_returns` (RADAR_RETURN_FIELDS) in the box's own frame: origin in its
+    middle, x along its length; velocities over ground in the box's axes.
+    """
+
+    token: str
+    box: Boxes3D
+    lidar_points: Float32[Tensor, "P 5"]
+    radar_returns: Float32[Tensor, "R 19"]
+    picture: ObjectPicture | None
+
+
+def write_object_database(
+    folder: Path, objects: Iterable[RecordedObject], *, lidar_sweeps: int, radar_sweeps: int
+) -> int:
+    """Write the objects, one at a time, and return how many there were. The folder appears when it is complete.
+
+    Raises InputRefused where it exists already. `lidar_sweeps`, `radar_sweeps`: how many the objects were made of.
+    """
+    if folder.exists():
+        raise InputRefused(f"{folder} exists: name a new folder for the database, or remove this one.")
+    growing = folder.absolute().parent / f".{folder.name}.unfinished-{os.getpid()}"
+    growing.mkdir(parents=True)
+    try:
+        records: list[NDArray[Any]] = []
+        with (growing / "data.bin").open("wb") as file:
+            for recorded in objects:
+                records.append(_record(recorded, file.tell()))
+                file.write(recorded.lidar_points.numpy().astype("<f4").tobytes())
+                file.write(recorded.radar_returns.numpy().astype("<f4").tobytes())
+                file.write(recorded.picture.encoded if recorded.picture is not None else b"")
+            size = file.tell()
+            # A file of no bytes cannot be mapped.
+            file.write(b"\0" if size == 0 else b"")
+        np.save(growing / "objects.npy", np.stack(records) if records else np.zeros(0, _RECORD), allow_pickle=False)
+        described = {
+            "format": FORMAT_VERSION,
+            "objects": len(records),
+            "data_bytes": size,
+            "lidar_fields": LIDAR_POINT_FIELDS,
+            "radar_fields": RADAR_RETURN_FIELDS,
+            "lidar_sweeps": lidar_sweeps,
+            "radar_sweeps": radar_sweeps,
+        }
+        (growing / "database.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        growing.rename(folder)
+    finally:
+        shutil.rmtree(growing, ignore_errors=True)
+    return len(records)
+
+
+def _record(recorded: RecordedObject, start: int) -> NDArray[Any]:
+    record = np.zeros((), _RECORD)
+    box, picture = recorded.box, recorded.picture
+    record["token"] = recorded.token.encode()
+    record["center"], record["size_wlh"] = box.centers[0].numpy(), box.sizes_wlh[0].numpy()
+    record["yaw"], record["velocity"] = float(box.yaws[0]), box.velocities[0].numpy()
+    record["label"], record["attribute"] = int(box.labels[0]), int(box.attributes[0])
+    record["start"] = start
+    record["lidar_points"], record["radar_returns"] = len(recorded.lidar_points), len(recorded.radar_returns)
+    if picture is not None:
+        record["picture_bytes"] = len(picture.encoded)
+        record["picture_corner"], record["outline"] = (picture.left, picture.top), picture.outline
+    return record
+
+
+class ObjectDatabase:
+    """The objects of a folder that `write_object_database` wrote, read when they are asked for.
+
+    Raises InputRefused for a folder that is no such database, is of another version, or is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        described = _described(folder)
+        self.lidar_sweeps = int(described["lidar_sweeps"])
+        self.radar_sweeps = int(described["radar_sweeps"])
+        try:
+            records = np.load(folder / "objects.npy", mmap_mode="r", allow_pickle=False)
+            self._data: NDArray[np.uint8] = np.memmap(folder / "data.bin", np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            raise InputRefused(f"{folder} cannot be read as a database of objects: {error}.") from error
+        if records.dtype != _RECORD or records.shape != (described["objects"],):
+            raise InputRefused(
+                f"{folder}/objects.npy does not hold the {described['objects']} records of its database."
+            )
+        self._records: NDArray[Any] = records
+        sizes = (
+            records["lidar_points"] * np.int64(_POINT_BYTES)
+            + records["radar_returns"] * np.int64(_RETURN_BYTES)
+            + records["picture_bytes"]
+        )
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        whole = np.array_equal(records["start"], ends[:-1]) and ends[-1] == described["data_bytes"] <= len(self._data)
+        names = len(DETECTION_CLASSES), len(ATTRIBUTES)
+        known = [
+            ((records[field] >= low) & (records[field] < high)).all()
+            for field, low, high in (("label", 0, names[0]), ("attribute", -1, names[1]))
+        ]
+        if not whole or not all(known) or (len(records) and int(sizes.min()) < 0):
+            raise InputRefused(
+                f"{folder} is damaged: its records and its data.bin do not fit; build the database again."
+            )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> RecordedObject:
+        """One object with all that was recorded of it."""
+        record = self._records[row]
+        lidar_start = int(record["start"])
+        radar_start = lidar_start + int(record["lidar_points"]) * _POINT_BYTES
+        picture_start = radar_start + int(record["radar_returns"]) * _RETURN_BYTES
+        picture = None
+        if record["picture_bytes"]:
+            encoded = self._data[picture_start : picture_start + int(record["picture_bytes"])].tobytes()
+            left, top = (int(value) for value in record["picture_corner"])
+            outline = tuple(float(value) for value in record["outline"])
+            picture = ObjectPicture(encoded, left, top, (outline[0], outline[1], outline[2], outline[3]))
+        return RecordedObject(
+            token=bytes(record["token"]).decode(),
+            box=self.boxes(np.array([row])),
+            lidar_points=self._floats(lidar_start, radar_start, len(LIDAR_POINT_FIELDS)),
+            radar_returns=self._floats(radar_start, picture_start, len(RADAR_RETURN_FIELDS)),
+            picture=picture,
+        )
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """The class of each object: indices into DETECTION_CLASSES."""
+        return np.asarray(self._records["label"])
+
+    @property
+    def lidar_counts(self) -> NDArray[np.int32]:
+        """How many LiDAR points each object has."""
+        return np.asarray(self._records["lidar_points"])
+
+    @property
+    def pictured(self) -> NDArray[np.bool_]:
+        """Which objects have a picture."""
+        return np.asarray(self._records["picture_bytes"] > 0)
+
+    def boxes(self, rows: NDArray[np.int64]) -> Boxes3D:
+        """The boxes of some objects, each in the ego frame that it was recorded in; float32."""
+        records = self._records[rows]
+
+        def tensor(field: str, dtype: type) -> Tensor:
+            return torch.from_numpy(records[field].astype(dtype))
+
+        return Boxes3D(
+            centers=tensor("center", np.float32),
+            sizes_wlh=tensor("size_wlh", np.float32),
+            yaws=tensor("yaw", np.float32),
+            velocities=tensor("velocity", np.float32),
+            labels=tensor("label", np.int64),
+            scores=torch.ones(len(rows)),
+            attributes=tensor("attribute", np.int64),
+        )
+
+    def _floats(self, start: int, end: int, columns: int) -> Float32[Tensor, "_ C"]:
+        values = np.frombuffer(self._data[start:end].tobytes(), "<f4").reshape(-1, columns)
+        return torch.from_numpy(values.astype(np.float32))
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    path = folder / "database.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        found = described["format"]
+        fields = (tuple(described["lidar_fields"]), tuple(described["radar_fields"]))
+        counts = [described[name] for name in ("objects", "data_bytes", "lidar_sweeps", "radar_sweeps")]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputRefused(f"{folder} holds no database of objects: {path.name}: {error!r:.200}.") from error
+    if found != FORMAT_VERSION or fields != (LIDAR_POINT_FIELDS, RADAR_RETURN_FIELDS):
+        raise InputRefused(f"{path} describes another format than this version writes: build the database again.")
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        raise InputRefused(f"{path}: its counts must be whole numbers that are not negative.")
+    return dict(described)

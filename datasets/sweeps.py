@@ -1,0 +1,163 @@
+"""Sweeps of a LiDAR or of radars in one frame at one instant: close points out, the rest moved, in a single pass.
+
+The arithmetic is float64, only the result is float32: poses in global lie kilometres from the origin.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calibration.transforms import Transform, invert
+from datasets.compiled import compiled
+from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS, LogFrame, PointSweep
+
+# Columns of moved radar returns. Positions and velocities in the target frame, everything else as the radar gave it.
+RADAR_RETURN_FIELDS: tuple[str, ...] = (*RADAR_FIELDS, "age")
+
+_VELOCITIES = (RADAR_FIELDS.index("vx"), RADAR_FIELDS.index("vx_comp"))
+
+
+@dataclass(frozen=True)
+class RadarFilter:
+    """Which radar returns are kept, by three of their states; None keeps all. What the states mean: nuScenes' devkit,
+    `RadarPointCloud.from_file`.
+    """
+
+    invalid_states: tuple[int, ...] | None = None
+    dyn_props: tuple[int, ...] | None = None
+    ambig_states: tuple[int, ...] | None = None
+
+    def kept(self, returns: Float32[Tensor, "R C"]) -> Bool[Tensor, "R"]:
+        """Which returns (RADAR_FIELDS, or those and more columns behind them) stay."""
+        kept = torch.ones(len(returns), dtype=torch.bool)
+        for name, states in (
+            ("invalid_state", self.invalid_states),
+            ("dyn_prop", self.dyn_props),
+            ("ambig_state", self.ambig_states),
+        ):
+            if states is not None:
+                kept &= torch.isin(returns[:, RADAR_FIELDS.index(name)], torch.tensor(states, dtype=returns.dtype))
+        return kept
+
+
+# What nuscenes-devkit filters unless its class is told otherwise.
+DEVKIT_RADAR_FILTER = RadarFilter(invalid_states=(0,), dyn_props=tuple(range(7)), ambig_states=(3,))
+# What CRN (Kim et al. 2023) keeps: more than the devkit, without the certain clutter.
+CRN_RADAR_FILTER = RadarFilter(invalid_states=(0, 4, 8, 9, 10, 11, 12, 15, 16, 17), ambig_states=(3,))
+NO_RADAR_FILTER = RadarFilter()
+
+
+@dataclass(frozen=True)
+class MovingSweep:
+    """A sweep (points in its sensor's frame), where its sensor was, and how long ago (seconds before the instant)."""
+
+    points: Float32[Tensor, "P C"]
+    target_from_sensor: Transform
+    age: float
+
+
+def moving_sweeps(frame: LogFrame, channel: str, sweeps: Sequence[PointSweep]) -> list[MovingSweep]:
+    """Sweeps of a channel on their way into the ego frame at the frame's instant, by the vehicle's own motion."""
+    ego_from_global = invert(frame.global_from_ego)
+    return [
+        MovingSweep(
+            sweep.points,
+            ego_from_global @ sweep.global_from_ego @ frame.rig.ego_from_sensor[channel],
+            (frame.timestamp_us - sweep.timestamp_us) * 1e-6,
+        )
+        for sweep in sweeps
+    ]
+
+
+def merge_lidar_sweeps(sweeps: Sequence[MovingSweep], *, close_radius: float) -> Float32[Tensor, "P 5"]:
+    """The points of all sweeps (x, y, z in the target frame; intensity scaled to 0..1; age), one sweep after another.
+
+    Points nearer to their sensor than `close_radius` in both x and y (metres) are left out: the devkit's rule
+    (`PointCloud.remove_close`), a square around the sensor.
+    """
+    merged = np.empty((sum(len(sweep.points) for sweep in sweeps), len(LIDAR_FIELDS)), np.float32)
+    count = 0
+    for sweep in sweeps:
+        matrix = sweep.target_from_sensor.numpy()
+        points = sweep.points.numpy()
+        count = _move_lidar(points, matrix, np.float32(close_radius), np.float32(sweep.age), merged, count)
+    return torch.from_numpy(merged[:count])
+
+
+def merge_radar_sweeps(
+    sweeps: Sequence[MovingSweep], *, kept: RadarFilter, move_by_velocity: bool
+) -> Float32[Tensor, "R 19"]:
+    """The returns of all sweeps (RADAR_RETURN_FIELDS), one sweep after another, those that `kept` leaves.
+
+    Velocities, measured and compensated, are turned into the target's axes. With `move_by_velocity` a return is
+    moreover moved by its compensated velocity times its age, to where the thing is at the instant (CRN and BEVFusion's
+    radar configuration do so: a radar measures how fast the thing was, a LiDAR does not).
+    """
+    returns = torch.cat([torch.zeros(0, len(RADAR_FIELDS)), *(sweep.points for sweep in sweeps)])
+    sweep_of_return = np.repeat(np.arange(len(sweeps)), [len(sweep.points) for sweep in sweeps])
+    stays = kept.kept(returns).numpy()
+    matrices = np.stack([np.eye(4), *(sweep.target_from_sensor.numpy() for sweep in sweeps)])[1:]
+    ages = np.array([sweep.age for sweep in sweeps], np.float64)
+    moved = np.empty((int(stays.sum()), len(RADAR_RETURN_FIELDS)), np.float32)
+    _move_radar(returns.numpy()[stays], sweep_of_return[stays], matrices, ages, _VELOCITIES, move_by_velocity, moved)
+    return torch.from_numpy(moved)
+
+
+@compiled
+def _move_lidar(
+    points: NDArray[np.float32],
+    target_from_sensor: NDArray[np.float64],
+    close_radius: np.float32,
+    age: np.float32,
+    merged: NDArray[np.float32],
+    count: int,
+) -> int:
+    """Write what stays of one sweep behind the first `count` rows of `merged`; the new number of rows."""
+    m = target_from_sensor
+    scale = np.float32(255.0)
+    for row in range(points.shape[0]):
+        x, y, z = points[row, 0], points[row, 1], points[row, 2]
+        if abs(x) < close_radius and abs(y) < close_radius:
+            continue
+        merged[count, 0] = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
+        merged[count, 1] = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
+        merged[count, 2] = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+        merged[count, 3] = points[row, 3] / scale
+        merged[count, 4] = age
+        count += 1
+    return count
+
+
+@compiled
+def _move_radar(
+    returns: NDArray[np.float32],
+    sweep_of_return: NDArray[np.int64],
+    matrices: NDArray[np.float64],
+    ages: NDArray[np.float64],
+    velocities: tuple[int, int],
+    move_by_velocity: bool,
+    moved: NDArray[np.float32],
+) -> None:
+    """Write each return (RADAR_FIELDS) as it is in the target (RADAR_RETURN_FIELDS). `velocities`: the columns of vx
+    and vx_comp; those of the other component stand behind them.
+    """
+    compensated = velocities[1]
+    for row in range(returns.shape[0]):
+        m, age = matrices[sweep_of_return[row]], ages[sweep_of_return[row]]
+        x, y, z = returns[row, 0], returns[row, 1], returns[row, 2]
+        moved[row, 3:18] = returns[row, 3:]
+        for column in velocities:
+            vx, vy = returns[row, column], returns[row, column + 1]
+            moved[row, column] = m[0, 0] * vx + m[0, 1] * vy
+            moved[row, column + 1] = m[1, 0] * vx + m[1, 1] * vy
+        seconds = age if move_by_velocity else 0.0
+        vx, vy = returns[row, compensated], returns[row, compensated + 1]
+        moved[row, 0] = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] + (m[0, 0] * vx + m[0, 1] * vy) * seconds
+        moved[row, 1] = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] + (m[1, 0] * vx + m[1, 1] * vy) * seconds
+        moved[row, 2] = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+        moved[row, 18] = age

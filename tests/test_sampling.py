@@ -1,0 +1,159 @@
+"""The order of the samples, which sensors drop out, and what follows from (seed, epoch, rank) alone."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.augment import BevAugmentation
+from datasets.augmentation import Augmentation
+from datasets.frame_classes import classes_of_frames
+from datasets.fusion_dataset import FusionDataset
+from datasets.image_augmentation import ImageAugmentation
+from datasets.make_sample import SampleConfig, make_sample
+from datasets.nuscenes.reader import NuScenesReader
+from datasets.sample import Sample
+from datasets.sensor_dropout import SensorDropout, without_channels
+from tools.training.order import BatchOrder, ClassBalancedOrder, EpochIndex, PlainOrder
+
+CONFIG = SampleConfig(image_height=32, image_width=64, lidar_sweeps=2, radar_sweeps=2)
+SCENES = st.lists(st.sets(st.integers(0, 9), max_size=5), min_size=1, max_size=40).filter(any)
+
+
+@settings(max_examples=60, deadline=None)
+@given(classes=SCENES, seed=st.integers(0, 99), epoch=st.integers(0, 5))
+def test_every_class_gets_the_same_share(classes: list[set[int]], seed: int, epoch: int) -> None:
+    order = ClassBalancedOrder(classes, seed)
+    drawn = order.epoch(epoch)
+    assert len(drawn) == len(order) > 0
+    assert np.array_equal(drawn, ClassBalancedOrder(classes, seed).epoch(epoch))
+    present = set().union(*classes)
+    share = sum(len(c) for c in classes) // len(present)
+    assert len(order) == share * len(present)
+    counts = Counter(drawn.tolist())
+    # A class has at least its own share of draws; more where its samples were drawn for other classes.
+    for label in present:
+        assert sum(count for sample, count in counts.items() if label in classes[sample]) >= share
+    assert all(classes[sample] for sample in counts)
+
+
+def test_the_shares_are_those_of_the_paper() -> None:
+    """As CBGS' own rule: class c has n_c samples, each stands in for (sum n / classes) / n_c draws."""
+    classes = [{0}] * 80 + [{0, 1}] * 20
+    order = ClassBalancedOrder(classes, seed=3)
+    assert len(order) == 120
+    counts = Counter(order.epoch(0).tolist())
+    rare = sum(counts[sample] for sample in range(80, 100))
+    # 60 draws of the class of 20 samples, three times each, and a fifth or so of the 60 of the other class.
+    assert all(counts[sample] >= 3 for sample in range(80, 100))
+    assert 60 <= rare <= 80
+    with pytest.raises(ValueError, match="no sample has an annotated class"):
+        ClassBalancedOrder([set(), set()], seed=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    classes=SCENES,
+    balanced=st.booleans(),
+    batch=st.integers(1, 7),
+    processes=st.integers(1, 3),
+    first=st.integers(0, 9),
+)
+def test_resumed_and_split_orders_are_the_same_sequence(
+    classes: list[set[int]], balanced: bool, batch: int, processes: int, first: int
+) -> None:
+    order = ClassBalancedOrder(classes, 5) if balanced else PlainOrder(len(classes), 5)
+    whole = [pick for step in BatchOrder(order, 1, first_step=0, last_step=12 * batch * processes) for pick in step]
+    ranks = [
+        list(BatchOrder(order, batch, first_step=first, last_step=12, process=rank, processes=processes))
+        for rank in range(processes)
+    ]
+    flat = [pick for step in zip(*ranks, strict=True) for part in step for pick in part]
+    assert flat == whole[first * batch * processes :]
+    # No two picks are equal: a repeated sample of an epoch has a number of its own.
+    assert len(set(whole)) == len(whole)
+    for epoch in range(whole[-1].epoch):
+        assert [pick.sample for pick in whole if pick.epoch == epoch] == order.epoch(epoch).tolist()
+
+
+def test_repeats_are_counted_in_order() -> None:
+    order = ClassBalancedOrder([{0}, {1}, {1}, {1}], 0)
+    picks = [pick for step in BatchOrder(order, 4, first_step=0, last_step=1) for pick in step]
+    assert sorted(pick for pick in picks if pick.sample == 0) == [EpochIndex(0, 0, 0), EpochIndex(0, 0, 1)]
+
+
+def test_classes_come_from_boxes_that_were_hit(synthetic_root: Path) -> None:
+    reader = NuScenesReader(synthetic_root)
+    tokens = reader.frame_tokens("all")
+    for token, classes in zip(tokens, classes_of_frames(reader, tokens), strict=True):
+        boxes = make_sample(reader.frame(token), CONFIG).boxes
+        assert boxes is not None
+        assert classes == set(boxes.labels.tolist())
+
+
+def test_dropped_sensors_are_gone_and_no_fault(synthetic_root: Path) -> None:
+    reader = NuScenesReader(synthetic_root, lidar_sweeps=2, radar_sweeps=2)
+    frame = reader.frame(reader.frame_tokens("all")[0])
+    dropped = frozenset({"CAM_BACK", "LIDAR_TOP", "RADAR_FRONT"})
+    sample = make_sample(without_channels(frame, dropped), CONFIG)
+    whole = make_sample(frame, CONFIG)
+    assert sample.camera_available.sum() == 5
+    assert not sample.lidar_available
+    assert sample.radar_available.sum() == 4
+    assert 0 < len(sample.radar_points) < len(whole.radar_points)
+    assert sample.faults == whole.faults
+    assert without_channels(frame, frozenset()) is frame
+    generator = torch.Generator().manual_seed(0)
+    dropouts = [SensorDropout(camera=0.5, lidar=0.2, radar=1.0).draw(frame, generator) for _ in range(200)]
+    share = np.mean(["CAM_FRONT" in names for names in dropouts])
+    assert 0.4 < share < 0.6
+    assert all("RADAR_FRONT" in names for names in dropouts if names)
+    # Everything at once is never dropped.
+    assert SensorDropout(1.0, 1.0, 1.0).draw(frame, generator) == frozenset()
+    assert SensorDropout().draw(frame, generator) == frozenset()
+
+
+def same(a: Sample, b: Sample) -> bool:
+    assert a.boxes is not None
+    assert b.boxes is not None
+    return (
+        torch.equal(a.images, b.images)
+        and torch.equal(a.lidar_points, b.lidar_points)
+        and torch.equal(a.intrinsics, b.intrinsics)
+        and torch.equal(a.boxes.centers, b.boxes.centers)
+    )
+
+
+def test_a_sample_follows_from_seed_epoch_index_and_repeat(synthetic_root: Path) -> None:
+    reader = NuScenesReader(synthetic_root, lidar_sweeps=2, radar_sweeps=2)
+    tokens = reader.frame_tokens("all")
+    augmentation = Augmentation(BevAugmentation(), ImageAugmentation(), SensorDropout(camera=0.2))
+    first, again, other = (
+        FusionDataset(reader, tokens, CONFIG, augmentation=augmentation, seed=seed) for seed in (1, 1, 2)
+    )
+    sample = first.sample(2, 3, 1)
+    assert same(sample, again.sample(2, 3, 1))
+    for different in (first.sample(2, 3), first.sample(2, 4, 1), first.sample(1, 3, 1), other.sample(2, 3, 1)):
+        assert not same(sample, different)
+
+
+def test_augmentations_that_change_nothing_change_no_bit(synthetic_root: Path) -> None:
+    reader = NuScenesReader(synthetic_root, lidar_sweeps=2, radar_sweeps=2)
+    tokens = reader.frame_tokens("all")[:1]
+    still = Augmentation(
+        BevAugmentation(max_rotation=0.0, scale_range=(1.0, 1.0), flip=False),
+        ImageAugmentation((1.0, 1.0), 0.0, False, 0.0, (1.0, 1.0), (1.0, 1.0)),
+        SensorDropout(),
+    )
+    plain = FusionDataset(reader, tokens, CONFIG)[0]
+    augmented = FusionDataset(reader, tokens, CONFIG, augmentation=still)[0]
+    assert same(plain, augmented)
+    for name in ("ego_from_cam", "radar_points", "ego_motion", "global_from_ego", "camera_available"):
+        assert torch.equal(getattr(plain, name), getattr(augmented, name)), name
+    moved = replace(still, bev=BevAugmentation())
+    assert not same(plain, FusionDataset(reader, tokens, CONFIG, augmentation=moved)[0])
