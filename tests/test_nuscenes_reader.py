@@ -511,7 +511,7 @@ def test_the_real_can_bus_agrees_with_the_real_poses(real_data: Path) -> None:
     motion = read_vehicle_motion(root, "scene-0103")
     assert motion is not None
     reader = NuScenesReader(root)
-    track, _, _ = reader._read_scene_context("scene-0103")
+    track, _, _ = reader._scene_context(reader.index.scene(reader.scene_names.index("scene-0103")))
     times = np.array([message["utime"] for message in messages])
     inside = (track.timestamps_us >= times[0]) & (track.timestamps_us <= times[-1])
     assert inside.sum() == 659

@@ -249,8 +249,8 @@ def test_it_is_quiet_and_needs_no_maps(nuscenes_root: Path, tmp_path: Path, capf
     shutil.rmtree(root / "maps")
     for table in ("map", "log", "visibility"):
         (root / "v1.0-mini" / f"{table}.json").unlink()
-    before = sorted(root.rglob("*"))
     reader = NuScenesReader(root)
+    before = sorted(root.rglob("*"))
     boxes = annotations_as_detections(reader, reader.frame_tokens("mini_val"))
     assert score(root, boxes, "mini_val", tmp_path).mean_ap == pytest.approx(1.0)
     assert sorted(root.rglob("*")) == before

@@ -124,7 +124,11 @@ def _fixed_tables(generator: np.random.Generator, scenes: int) -> dict[str, list
 
 
 def _write_scene(
-    tables: dict[str, _Table], generator: np.random.Generator, fixed: dict[str, list[Row]], number: int, size: TablesSize
+    tables: dict[str, _Table],
+    generator: np.random.Generator,
+    fixed: dict[str, list[Row]],
+    number: int,
+    size: TablesSize,
 ) -> Row:
     keyframes = size.keyframes + (number % 6 == 5)
     (scene,) = _tokens(generator, 1)

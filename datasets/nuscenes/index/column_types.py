@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets.nuscenes.index.columns import STAMP, Column, FileNames, Texts, TokenLists, Tokens, Values
 from datasets.nuscenes.index.keys import EMPTY_KEY, keys_of
-from datasets.nuscenes.tables import Field
+from datasets.nuscenes.schema import Field
 from datasets.nuscenes.values import (
     ATTRIBUTES,
     COUNT,
@@ -111,11 +111,12 @@ def _intrinsics(records: Records, name: str) -> Values:
 
 def _file_names(records: Records, name: str) -> FileNames:
     names = _values(records, name)
-    if any(STAMP in text for text in names):
+    if STAMP in "".join(names):
         return FileNames(np.zeros(len(names), np.int32), [""])  # which is not sound
-    ids: dict[str, int] = {}
-    templates = (text.replace(str(record.timestamp), STAMP, 1) for text, record in zip(names, records, strict=True))
-    template = np.fromiter((ids.setdefault(text, len(ids)) for text in templates), np.int32, count=len(names))
+    stamps = map(str, _values(records, "timestamp"))
+    templates = [text.replace(stamp, STAMP, 1) for text, stamp in zip(names, stamps, strict=True)]
+    ids = {text: number for number, text in enumerate(dict.fromkeys(templates))}
+    template = np.fromiter(map(ids.__getitem__, templates), np.int32, count=len(names))
     return FileNames(template, list(ids))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,16 @@ STAMP = "\0"
 Rows = NDArray[np.int64]
 
 
+@runtime_checkable
 class Column(Protocol):
     """One value a record, N records."""
 
     @classmethod
-    def join(cls, parts: Sequence[Any]) -> Self:
+    def join(cls, parts: Sequence[Any]) -> "Column":
         """Parts of a column, one behind another."""
         ...
 
-    def take(self, rows: Rows) -> Self:
+    def take(self, rows: Rows) -> "Column":
         """The values of some records."""
         ...
 

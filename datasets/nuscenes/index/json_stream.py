@@ -18,9 +18,9 @@ import msgspec
 from datasets.faults import InputRefused
 from datasets.nuscenes.values import read_json
 
-_PIECE_BYTES = 8 * 2**20
+_PIECE_BYTES = 2 * 2**20
 # No record of a table comes near it: where this much text does not make one, the file is broken.
-_LONGEST_RECORD = 4 * _PIECE_BYTES
+_LONGEST_RECORD = 16 * 2**20
 _SPACE = b" \t\n\r"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

@@ -28,7 +28,8 @@ def keys_of(tokens: Sequence[str]) -> tuple[Keys, bool]:
         digits = "".join([token or _NO_TOKEN for token in tokens] if 0 in lengths else tokens).encode(errors="replace")
         if not digits.translate(None, _DIGITS):
             return _from_bytes(bytes.fromhex(digits.decode())), True
-    return _from_bytes(b"".join(map(_key_bytes, tokens))), all(map(is_hexadecimal, filter(None, tokens)))
+    keys = {token: _key_bytes(token) for token in dict.fromkeys(tokens)}
+    return _from_bytes(b"".join(map(keys.__getitem__, tokens))), all(map(is_hexadecimal, filter(None, keys)))
 
 
 def is_hexadecimal(token: str) -> bool:

@@ -15,7 +15,7 @@ from datasets.nuscenes.index.column_types import ColumnType, Records, column_typ
 from datasets.nuscenes.index.columns import Column, Texts, Tokens, Values
 from datasets.nuscenes.index.json_stream import JsonList, Piece, read_plain
 from datasets.nuscenes.index.keys import Keys, KeyTable
-from datasets.nuscenes.tables import Field
+from datasets.nuscenes.schema import Field
 from datasets.nuscenes.values import refuse_value
 
 # Called with the bytes that were read since the last call.
@@ -135,14 +135,10 @@ def no_table(path: Path, table_fields: tuple[Field, ...]) -> Table:
 
 
 def _record_type(table_fields: tuple[Field, ...], types: dict[str, ColumnType]) -> type[msgspec.Struct]:
+    # Those with a default come last, as in a function's signature.
     required = [(field.name, types[field.name].json_type) for field in table_fields if field.default is None]
-    optional = [
-        (field.name, types[field.name].json_type, field.default) for field in table_fields if field.default is not None
-    ]
-    order = [field.name for field in table_fields]
-    # By name, so that the fields stand in the order of the files whether they are optional or not.
-    together = sorted([*required, *optional], key=lambda entry: order.index(entry[0]))
-    return msgspec.defstruct("Record", together, gc=False, kw_only=True)
+    lenient = [(f.name, types[f.name].json_type, f.default) for f in table_fields if f.default is not None]
+    return msgspec.defstruct("Record", [*required, *lenient], gc=False)
 
 
 def _checked(
