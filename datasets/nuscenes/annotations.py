@@ -33,8 +33,8 @@ def annotations_of(index: NuScenesIndex, scene: SceneRecords, sample: int) -> An
     )
     return Annotations(
         boxes_global=boxes,
-        tokens=tuple(records.token[row] for row in rows),
-        instance_tokens=tuple(index.instance_tokens[row] for row in records.instance[rows]),
+        tokens=tuple(records.token[row] for row in rows.tolist()),
+        instance_tokens=tuple(index.instance_tokens[row] for row in records.instance[rows].tolist()),
         lidar_point_counts=torch.from_numpy(records.num_lidar_pts[rows].astype(np.int64)),
         radar_point_counts=torch.from_numpy(records.num_radar_pts[rows].astype(np.int64)),
     )

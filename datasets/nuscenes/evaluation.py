@@ -114,7 +114,7 @@ def check_ground_truth(index: NuScenesIndex, version: str, split: str, where: Pa
         rows = np.flatnonzero(labels_of_instances(index, annotations.instance) >= 0)
         _check_attributes(index, annotations, rows, where)
         scored += len(rows)
-        tokens.update(scene.samples.token.list())
+        tokens.update(scene.samples.token)
     if not scored:
         raise InputRefused(
             f"{where / 'sample_annotation.json'}: the split {split!r} has no annotations of the ten detection classes, "
@@ -147,7 +147,7 @@ def _check_lidar(index: NuScenesIndex, scenes: Sequence[str], where: Path) -> No
         absent = np.ones(len(scene.samples.token), dtype=np.bool_)
         if LIDAR_CHANNEL in index.channels:
             absent = scene.samples.keyframes[:, index.channels.index(LIDAR_CHANNEL)] < 0
-        without += [scene.samples.token[int(row)] for row in np.flatnonzero(absent)]
+        without += [scene.samples.token[row] for row in np.flatnonzero(absent).tolist()]
     if without:
         raise InputRefused(
             f"{where / 'sample_data.json'}: sample {min(without)!r} has no keyframe of LIDAR_TOP, whose "
@@ -176,7 +176,7 @@ def _stage_tables(index: NuScenesIndex, scenes: Sequence[str], target: Path) -> 
         "calibrated_sensor": [{"token": "lidar", "sensor_token": "lidar"}],
         "instance": [
             {"token": token, "category_token": str(index.category_of_instance[row])}
-            for row, token in enumerate(index.instance_tokens.list())
+            for row, token in enumerate(index.instance_tokens)
         ],
     } | {name: [] for name in ("scene", "sample", "sample_data", "ego_pose", "sample_annotation")}
     for scene in map(index.scene, map(index.scene_names.index, scenes)):
@@ -192,7 +192,7 @@ def _named(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _stage_scene(index: NuScenesIndex, scene: SceneRecords, tables: dict[str, list[dict[str, Any]]]) -> None:
-    tokens, data = scene.samples.token.list(), scene.sample_data
+    tokens, data = list(scene.samples.token), scene.sample_data
     tables["scene"].append({"token": scene.token, "name": scene.name})
     for sample, token in enumerate(tokens):
         linked = {"prev": tokens[sample - 1] if sample else "", "next": ([*tokens, ""])[sample + 1]}
@@ -213,7 +213,7 @@ def _stage_scene(index: NuScenesIndex, scene: SceneRecords, tables: dict[str, li
             }
         )
     annotations = scene.annotations
-    names = [*annotations.token.list(), ""]  # a link of -1 leads to the last one: to none
+    names = [*annotations.token, ""]  # a link of -1 leads to the last one: to none
     for row, token in enumerate(names[:-1]):
         tables["sample_annotation"].append(
             {

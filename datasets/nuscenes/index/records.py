@@ -1,6 +1,6 @@
 """An open index: scenes, and everything that was recorded in a scene, as arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,8 @@ class TokenColumn:
             return encoded.hex()
         return encoded[: int(self.lengths[row])].decode(errors="surrogatepass")
 
-    def list(self, rows: slice = slice(None)) -> list[str]:
-        """The tokens of some rows."""
-        return [self[row] for row in range(*rows.indices(len(self)))]
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class NuScenesIndex:
     def sample_tokens(self, scene: int) -> list[str]:
         """The samples of a scene in the order of time."""
         first = self._file.columns["scene.first_sample"]
-        return self._tokens.list(slice(int(first[scene]), int(first[scene + 1])))
+        return [self._tokens[row] for row in range(int(first[scene]), int(first[scene + 1]))]
 
     def scene(self, scene: int) -> SceneRecords:
         """The records of a scene (a row of `scene_names`), checked against what was written."""
