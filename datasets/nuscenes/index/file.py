@@ -2,7 +2,7 @@
 
 What is promised: no value of a damaged file is ever used. The header and the size are checked when the file is
 opened, the columns of the small tables too; those of the big tables, which lie in the order of the scenes, when a
-scene is first asked for. A file is written beside its place and renamed: it is complete or not there.
+scene is first asked for. A file is written beside its place and renamed: no other process sees it half-written.
 """
 
 import json
@@ -65,7 +65,7 @@ class IndexFile:
 
 
 def write_index(path: Path, content: IndexContent) -> None:
-    """Write an index under a temporary name, flush it to the disk, rename it."""
+    """Write an index under a temporary name and rename it. What a power cut leaves of it will be found damaged."""
     columns = dict(content.columns)
     checksums = [_scene_checksum(columns, scene) for scene in range(len(content.names["scenes"]))]
     columns["scene.checksum"] = np.array(checksums, dtype=np.uint32)
@@ -91,8 +91,6 @@ def write_index(path: Path, content: IndexContent) -> None:
             for column in columns.values():
                 file.write(np.ascontiguousarray(column).data)
                 file.write(bytes(-column.nbytes % _ALIGNMENT))
-            file.flush()
-            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

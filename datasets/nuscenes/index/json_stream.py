@@ -8,7 +8,6 @@ reader, which is slow and can say what is wrong where.
 import hashlib
 import json
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -39,20 +38,22 @@ class Piece:
 
 
 class JsonList:
-    """A file that holds a JSON list. Iterate it once; afterwards `digest` is the SHA-256 of the whole file.
+    """A file that holds a JSON list, read `piece_bytes` at a time. Iterate it once; afterwards `digest` is the SHA-256
+    of the whole file.
 
     Raises InputRefused, naming line and column, for what is no list or no JSON.
     """
 
-    def __init__(self, path: Path, record_type: type[msgspec.Struct]) -> None:
+    def __init__(self, path: Path, record_type: type[msgspec.Struct], piece_bytes: int = _PIECE_BYTES) -> None:
         self._path = path
+        self._piece_bytes = piece_bytes
         self._decoder = msgspec.json.Decoder(list[record_type])  # type: ignore[valid-type]
         self.digest = ""
 
     def __iter__(self) -> Iterator[Piece]:
         try:
-            with self._path.open("rb") as file, ThreadPoolExecutor(1) as beside:
-                yield from self._pieces(_HashedFile(file, beside))
+            with self._path.open("rb") as file:
+                yield from self._pieces(_HashedFile(file, self._piece_bytes))
         except FileNotFoundError:
             raise InputRefused(f"{self._path}: the file is missing.") from None
         except OSError as error:
@@ -102,17 +103,19 @@ class JsonList:
         try:
             while True:
                 position = _behind_space(text, done)
-                if text[position : position + 1] == "]" and first and not records:
+                if text[position : position + 1] == "]" and first and not records and at_end:
                     return records, self._end(content, text, position, start)
                 value, position = reader.raw_decode(text, position)
                 position = _behind_space(text, position)
                 delimiter = text[position : position + 1]
                 if delimiter not in (",", "]"):
                     raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
+                if delimiter == "]":
+                    if not at_end:  # the last record waits for what may follow the list
+                        return records, len(text[:done].encode())
+                    return [*records, value], self._end(content, text, position, start)
                 records.append(value)
                 done = position + 1
-                if delimiter == "]":
-                    return records, self._end(content, text, position, start)
         except json.JSONDecodeError as error:
             if not at_end:  # perhaps the record only goes on in the next piece
                 return records, len(text[:done].encode())
@@ -182,25 +185,20 @@ def _behind_space(text: str, position: int) -> int:
 
 
 class _HashedFile:
-    """A file read piece by piece; the digest is computed in a thread beside the reading."""
+    """A file read piece by piece, and hashed on the way: the digest is that of what was read."""
 
-    def __init__(self, file: BinaryIO, beside: ThreadPoolExecutor) -> None:
-        self._file, self._beside = file, beside
+    def __init__(self, file: BinaryIO, piece_bytes: int) -> None:
+        self._file, self._piece_bytes = file, piece_bytes
         self._hash = hashlib.sha256()
-        self._last: Future[None] | None = None
         self.at_end = False
 
     def read(self) -> bytes:
         """The next piece; empty at the end."""
-        content = self._file.read(_PIECE_BYTES)
-        self.at_end = len(content) < _PIECE_BYTES
-        if self._last is not None:
-            self._last.result()  # no more than one piece waits
-        self._last = self._beside.submit(self._hash.update, content)
+        content = self._file.read(self._piece_bytes)
+        self.at_end = len(content) < self._piece_bytes
+        self._hash.update(content)
         return content
 
     def digest(self) -> str:
         """The SHA-256 of what was read."""
-        if self._last is not None:
-            self._last.result()
         return self._hash.hexdigest()
