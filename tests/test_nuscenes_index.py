@@ -145,7 +145,7 @@ def assert_velocities_are_the_devkits(index: NuScenesIndex, root: Path) -> int:
 
     devkit = NuScenes(VERSION, str(root), verbose=False)
     count = 0
-    for scene in map(index.scene, range(len(index.scene_names))):
+    for scene in index.scenes():
         for row, token in enumerate(scene.annotations.token):
             expected = devkit.box_velocity(token)[:2]
             assert scene.annotations.velocity[row].tobytes() == expected.tobytes() or np.isnan(expected).all()
@@ -320,7 +320,7 @@ def test_what_is_sent_to_another_process_is_small(root: Path) -> None:
 
 
 def everything(index: NuScenesIndex) -> list[Any]:
-    return [index.scene_names, index.channels, *map(rows_of, map(index.scene, range(2)))]
+    return [index.scene_names, index.channels, *map(rows_of, index.scenes())]
 
 
 def rows_of(scene: Any) -> list[Any]:

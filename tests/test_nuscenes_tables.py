@@ -23,13 +23,13 @@ Row = dict[str, Any]
 @pytest.fixture
 def root(nuscenes_root: Path, tmp_path: Path) -> Path:
     """A copy of the tables that a test may break."""
-    shutil.copytree(nuscenes_root / VERSION, tmp_path / VERSION)
+    shutil.copytree(nuscenes_root / VERSION, tmp_path / VERSION, ignore=shutil.ignore_patterns(FOLDER))
     return tmp_path
 
 
 def scenes_of(root: Path) -> list[SceneRecords]:
     index = open_index(root, VERSION)
-    return [index.scene(row) for row in range(len(index.scene_names))]
+    return list(index.scenes())
 
 
 def row_of(rows: list[Row], token: str) -> Row:

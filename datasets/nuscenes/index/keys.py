@@ -6,11 +6,11 @@ by 16 bytes of its BLAKE2b digest.
 
 import hashlib
 from collections.abc import Sequence
-from typing import no_type_check
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from datasets.compiled import compiled
 
 TOKEN_BYTES = 16
 _DIGITS = b"0123456789abcdef"
@@ -67,26 +67,23 @@ class KeyTable:
         # At most half full, so that probing stays short.
         self._slots = np.full(1 << max(2 * len(keys) - 1, 1).bit_length(), -1, dtype=np.int32)
         # For each row the first one with its key: itself, unless the key occurs twice.
-        self.first_rows: NDArray[np.int32] = _fill(keys, self._slots)
+        self.first_rows = _fill(keys, self._slots)
 
     def rows_of(self, keys: Keys) -> NDArray[np.int32]:
         """The row of each key, -1 where there is none."""
-        found: NDArray[np.int32] = _find(self._keys, self._slots, keys)
-        return found
+        return _find(self._keys, self._slots, keys)
 
 
-@njit(cache=True)
-@no_type_check
-def _slot_of(high, low, mask):
+@compiled
+def _slot_of(high: np.uint64, low: np.uint64, mask: np.uint64) -> np.int64:
     # Tokens that someone counted up differ in a few bits only: two rounds of multiplying spread them.
     mixed = high * np.uint64(0x9E3779B97F4A7C15) ^ low
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     return np.int64((mixed ^ (mixed >> np.uint64(32))) & mask)
 
 
-@njit(cache=True)
-@no_type_check
-def _fill(keys, slots):
+@compiled
+def _fill(keys: Keys, slots: NDArray[np.int32]) -> NDArray[np.int32]:
     mask = np.uint64(len(slots) - 1)
     first = np.empty(len(keys), dtype=np.int32)
     for row in range(len(keys)):
@@ -102,9 +99,8 @@ def _fill(keys, slots):
     return first
 
 
-@njit(cache=True)
-@no_type_check
-def _find(keys, slots, wanted):
+@compiled
+def _find(keys: Keys, slots: NDArray[np.int32], wanted: Keys) -> NDArray[np.int32]:
     mask = np.uint64(len(slots) - 1)
     found = np.full(len(wanted), -1, dtype=np.int32)
     for index in range(len(wanted)):

@@ -195,6 +195,10 @@ class NuScenesIndex:
             self._scenes[scene] = _scene_records(self._file, scene)
         return self._scenes[scene]
 
+    def scenes(self) -> Iterator[SceneRecords]:
+        """All scenes, by name."""
+        return map(self.scene, range(len(self.scene_names)))
+
     def filename(self, records: SampleData, row: int) -> str:
         """The path of a sensor record's file, relative to the dataroot."""
         ends, number = self._file.columns["template.end"], int(records.filename[row])
