@@ -25,26 +25,14 @@ from datasets.nuscenes.index.checks import (
     listed_references,
     references,
 )
-from datasets.nuscenes.index.columns import FileNames, Tokens
+from datasets.nuscenes.index.columns import Tokens
+from datasets.nuscenes.index.file import Columns, IndexContent
 from datasets.nuscenes.index.keys import packed
 from datasets.nuscenes.index.table import Progress, Table, no_table, read_table
 from datasets.nuscenes.schema import ANNOTATION_TABLES, MAY_BE_ABSENT, MAY_BE_EMPTY, TABLES, fields_of
 
-Columns = dict[str, NDArray[Any]]
 _MAX_TIME_DIFFERENCE = 1.5
 _LONGEST_TOKEN = 1024
-
-
-@dataclass(frozen=True)
-class IndexContent:
-    """What goes into an index. `digests`: table -> SHA-256 of its file, None for a table that is not there.
-
-    `names`: what rows of the small tables are called. `columns`: `table.column` -> (rows, ...).
-    """
-
-    digests: dict[str, str | None]
-    names: dict[str, list[str]]
-    columns: Columns
 
 
 def build(folder: Path, progress: Progress) -> IndexContent:
@@ -59,11 +47,24 @@ def build(folder: Path, progress: Progress) -> IndexContent:
 
 
 @dataclass(frozen=True)
+class _Calibrations:
+    """What sensor records must know of the calibrations, by their row in the file (K): the channel, whether it is a
+    camera's; `rows`: the row in the index.
+    """
+
+    table: Table
+    channel: Rows
+    is_camera: NDArray[np.bool_]
+    rows: Rows
+
+
+@dataclass(frozen=True)
 class _Samples:
     """What the big tables must know of the samples, by their row in the file: scene and time (N); `rows`: the row in
     the index of each row in the file.
     """
 
+    table: Table
     scene: Rows
     times_us: NDArray[np.int64]
     rows: Rows
@@ -81,10 +82,9 @@ class _Builder:
         self._columns: Columns = {}
 
     def content(self) -> IndexContent:
-        channel_of_calibration, is_camera = self._sensors()
-        sample, samples = self._scenes_and_samples()
-        self._annotations(sample, samples)
-        self._sample_data(sample, samples, channel_of_calibration, is_camera)
+        calibrations, samples = self._calibrations(), self._scenes_and_samples()
+        self._annotations(samples)
+        self._sample_data(samples, calibrations)
         return IndexContent({name: self._digests[name] for name in TABLES}, self._names, self._columns)
 
     def _read(self, name: str) -> Table:
@@ -114,8 +114,7 @@ class _Builder:
         padded = np.array(encoded, dtype=f"S{max(lengths.max(initial=0), 1)}")
         self._keep(name, order, token=padded.view(np.uint8).reshape(len(padded), -1), token_length=lengths)
 
-    def _sensors(self) -> tuple[Rows, NDArray[np.bool_]]:
-        """The channel of each calibration, and whether it is a camera's."""
+    def _calibrations(self) -> _Calibrations:
         sensor, calibration = self._read("sensor"), self._read("calibrated_sensor")
         channels = sorted(set(sensor.texts("channel")))
         channel_of_sensor = np.array([channels.index(name) for name in sensor.texts("channel")], dtype=np.int32)
@@ -124,7 +123,7 @@ class _Builder:
         is_camera = of_camera[sensor_of]
         check_cameras(calibration, is_camera)
         self._names["channels"] = channels
-        self._calibration_rows, order = _ranked(calibration.tokens())
+        rows, order = _ranked(calibration.tokens())
         self._keep(
             "calibration",
             order,
@@ -133,10 +132,9 @@ class _Builder:
             rotation=calibration.values("rotation"),
             camera_intrinsic=calibration.values("camera_intrinsic"),
         )
-        self._calibration = calibration
-        return channel_of_sensor[sensor_of], is_camera
+        return _Calibrations(calibration, channel_of_sensor[sensor_of], is_camera, rows)
 
-    def _scenes_and_samples(self) -> tuple[Table, _Samples]:
+    def _scenes_and_samples(self) -> _Samples:
         scene, sample = self._read("scene"), self._read("sample")
         scene_in_file = references(sample, "scene_token", scene)
         check_scenes(scene, sample, scene_in_file)
@@ -153,9 +151,9 @@ class _Builder:
         by_token = np.lexsort(_sort_keys(sample.tokens()))
         self._columns["sample.by_token"] = _inverse(order)[by_token]
         self._columns["scene.first_sample"] = _starts(scene_of[order], len(scene))
-        return sample, _Samples(scene_of, times_us, _inverse(order))
+        return _Samples(sample, scene_of, times_us, _inverse(order))
 
-    def _annotations(self, sample: Table, samples: _Samples) -> None:
+    def _annotations(self, samples: _Samples) -> None:
         category, attribute, visibility = (self._read(name) for name in ("category", "attribute", "visibility"))
         instance, annotation = self._read("instance"), self._read("sample_annotation")
         # In the order of their tokens, as the tables' own order must not matter.
@@ -171,7 +169,7 @@ class _Builder:
         self._keep_tokens("instance", instance, instance_order)
         self._keep("instance", instance_order, category=references(instance, "category_token", category))
         instance_of = references(annotation, "instance_token", instance)
-        sample_of = references(annotation, "sample_token", sample)
+        sample_of = references(annotation, "sample_token", samples.table)
         scene_of, times_us = samples.scene[sample_of], samples.times_us[sample_of]
         links = check_chain(annotation, scene_of, instance_of, times_us)
         order = np.lexsort((*_sort_keys(annotation.tokens()), samples.rows[sample_of]))
@@ -192,20 +190,18 @@ class _Builder:
             },
         )
         self._keep_links("annotation", links, order, scene_start[scene_of])
-        self._columns["sample.first_annotation"] = _starts(samples.rows[sample_of][order], len(sample))
+        self._columns["sample.first_annotation"] = _starts(samples.rows[sample_of][order], len(samples.rows))
 
-    def _sample_data(
-        self, sample: Table, samples: _Samples, channel_of_calibration: Rows, is_camera: NDArray[np.bool_]
-    ) -> None:
+    def _sample_data(self, samples: _Samples, calibrations: _Calibrations) -> None:
         pose, data = self._read("ego_pose"), self._read("sample_data")
-        calibration_of = references(data, "calibrated_sensor_token", self._calibration)
+        calibration_of = references(data, "calibrated_sensor_token", calibrations.table)
         pose_of = references(data, "ego_pose_token", pose)
-        sample_of = references(data, "sample_token", sample)
+        sample_of = references(data, "sample_token", samples.table)
         data.drop("calibrated_sensor_token", "ego_pose_token", "sample_token")
         pose.drop("token")
-        check_pictures(data, is_camera[calibration_of])
-        channel_of, scene_of = channel_of_calibration[calibration_of], samples.scene[sample_of]
-        check_keyframes(sample, data, sample_of, channel_of, tuple(self._names["channels"]))
+        check_pictures(data, calibrations.is_camera[calibration_of])
+        channel_of, scene_of = calibrations.channel[calibration_of], samples.scene[sample_of]
+        check_keyframes(samples.table, data, sample_of, channel_of, tuple(self._names["channels"]))
         times_us = data.values("timestamp")
         links = check_chain(data, scene_of, channel_of, times_us)
         data.drop("prev", "next")
@@ -213,16 +209,14 @@ class _Builder:
         scene_start = self._keep_starts("sample_data", scene_of[order])
         self._keep_links("sample_data", links, order, scene_start[scene_of])
         self._keep_tokens("sample_data", data, order)
-        names = data.columns["filename"]
-        if not isinstance(names, FileNames):
-            raise TypeError("filename holds no file names")
+        names = data.file_names("filename")
         sample_rows = samples.rows[sample_of]
         self._keep(
             "sample_data",
             order,
             sample=(sample_rows - self._columns["scene.first_sample"][scene_of]).astype(np.int32),
             channel=channel_of.astype(np.int32),
-            calibration=self._calibration_rows[calibration_of],
+            calibration=calibrations.rows[calibration_of],
             timestamp=times_us,
             is_key_frame=data.values("is_key_frame"),
             width=data.values("width"),
@@ -233,7 +227,7 @@ class _Builder:
         for name in ("timestamp", "rotation", "translation"):
             self._columns[f"sample_data.pose_{name}"] = pose.values(name)[pose_of[order]]
         in_scene = np.arange(len(data), dtype=np.int32) - scene_start[scene_of[order]].astype(np.int32)
-        self._keep_keyframes(sample_rows[order], in_scene, len(sample))
+        self._keep_keyframes(sample_rows[order], in_scene, len(samples.rows))
 
     def _keep_starts(self, table: str, scene_of_row: Rows) -> NDArray[np.int64]:
         starts = _starts(scene_of_row, len(self._names["scenes"]))

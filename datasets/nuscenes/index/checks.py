@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.nuscenes.index.columns import TokenLists
 from datasets.nuscenes.index.keys import EMPTY_KEY
 from datasets.nuscenes.index.table import Table
 from datasets.nuscenes.values import PIXELS, refuse_value
@@ -32,9 +31,7 @@ def references(table: Table, field: str, target: Table) -> Rows:
 
 def listed_references(table: Table, field: str, target: Table) -> Rows:
     """As `references` for lists of tokens: (N, longest list), -1 behind the end of each."""
-    lists = table.columns[field]
-    if not isinstance(lists, TokenLists):
-        raise TypeError(f"{field} is no field of lists")
+    lists = table.token_lists(field)
     rows = target.rows_of(lists.keys)
     of_record = np.repeat(np.arange(len(table)), lists.counts)
     dangling = np.zeros(len(table), dtype=np.bool_)

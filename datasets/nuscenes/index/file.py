@@ -12,14 +12,16 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.nuscenes.index.build import Columns, IndexContent
+from datasets.faults import InputRefused
 
+Columns = dict[str, NDArray[Any]]
 # Raise it with every change of what the columns are or mean: indices of another format are built anew.
 FORMAT = 1
 # These tables' columns are checked scene by scene: `scene.first_<table>` says which rows are a scene's.
@@ -28,6 +30,18 @@ _MAGIC = b"BEVELIDX"
 # The magic, the format, the header's length and its CRC-32.
 _PREFIX = struct.Struct("<8sIQI")
 _ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class IndexContent:
+    """What goes into an index. `digests`: table -> SHA-256 of its file, None for a table that is not there.
+
+    `names`: what rows of the small tables are called. `columns`: `table.column` -> (rows, ...).
+    """
+
+    digests: dict[str, str | None]
+    names: dict[str, list[str]]
+    columns: Columns
 
 
 class IndexDamaged(Exception):
@@ -62,6 +76,17 @@ class IndexFile:
         """Raises IndexDamaged where the rows of a scene in the big tables are not what was written."""
         if _scene_checksum(self.columns, scene) != int(self.columns["scene.checksum"][scene]):
             raise IndexDamaged(f"{self.path}: the rows of {self.names['scenes'][scene]} are not what was written")
+
+
+def reopen(path: Path, digests: dict[str, str | None]) -> IndexFile:
+    """An index that another process has opened. Raises InputRefused where it is another one by now."""
+    try:
+        file = IndexFile(path)
+    except (FileNotFoundError, IndexDamaged) as error:
+        raise InputRefused(f"{path}: the index went away while it was in use ({error}); start again.") from None
+    if file.digests != digests:
+        raise InputRefused(f"{path}: the tables were changed while they were in use; start again.")
+    return file
 
 
 def write_index(path: Path, content: IndexContent) -> None:

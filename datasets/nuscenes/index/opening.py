@@ -48,17 +48,6 @@ def open_index(root: Path, version: str, progress: BuildProgress | None = None) 
     return NuScenesIndex(_opened(root / version, progress), partial(_mended, root / version))
 
 
-def reopen(path: Path, digests: dict[str, str | None]) -> IndexFile:
-    """An index that another process has opened. Raises InputRefused where it is another one by now."""
-    try:
-        file = IndexFile(path)
-    except (FileNotFoundError, IndexDamaged) as error:
-        raise InputRefused(f"{path}: the index went away while it was in use ({error}); start again.") from None
-    if file.digests != digests:
-        raise InputRefused(f"{path}: the tables were changed while they were in use; start again.")
-    return file
-
-
 def _mended(folder: Path, damaged: IndexFile) -> IndexFile:
     """A new index in place of a damaged one. Raises InputRefused where that cannot be removed or the tables changed."""
     try:

@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 from numpy.typing import NDArray
 
-from datasets.nuscenes.index.build import Columns
-from datasets.nuscenes.index.file import IndexDamaged, IndexFile
+from datasets.nuscenes.index.file import Columns, IndexDamaged, IndexFile, reopen
 
 Array = NDArray[Any]
 
@@ -212,8 +211,6 @@ def _decoded(encoded: bytes) -> str:
 
 
 def _reopened(path: Path, digests: dict[str, str | None], mend: Callable[[IndexFile], IndexFile]) -> NuScenesIndex:
-    from datasets.nuscenes.index.opening import reopen
-
     return NuScenesIndex(reopen(path, digests), mend)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.index.column_types import ColumnType, Records, column_type
-from datasets.nuscenes.index.columns import Column, Texts, Tokens, Values
+from datasets.nuscenes.index.columns import Column, FileNames, Texts, TokenLists, Tokens, Values
 from datasets.nuscenes.index.json_stream import JsonList, Piece, read_plain
 from datasets.nuscenes.index.keys import Keys, KeyTable
 from datasets.nuscenes.schema import Field
@@ -61,6 +61,14 @@ class Table:
     def tokens(self, field: str = "token") -> Tokens:
         """The tokens (N) of a field: the record's own, or those it refers to."""
         return cast(Tokens, self.columns[field])
+
+    def token_lists(self, field: str) -> TokenLists:
+        """The lists of tokens (N) of a field."""
+        return cast(TokenLists, self.columns[field])
+
+    def file_names(self, field: str) -> FileNames:
+        """The file names (N) of a field."""
+        return cast(FileNames, self.columns[field])
 
     def rows_of(self, keys: Keys) -> NDArray[np.int32]:
         """The rows of tokens, -1 where there is no such record."""
