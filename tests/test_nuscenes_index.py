@@ -154,7 +154,7 @@ def assert_velocities_are_the_devkits(index: NuScenesIndex, root: Path) -> int:
     return count
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(odd_tables())
 def test_the_index_equals_odd_tables(tables: Tables) -> None:
     with tempfile.TemporaryDirectory() as folder:
