@@ -399,6 +399,64 @@ def test_the_order_of_records_means_nothing(root: Path) -> None:
         assert torch.equal(ours.points, theirs.points)
 
 
+def matrix(record: dict[str, list[float]]) -> np.ndarray:
+    """A pose or a calibration as the devkit would have it."""
+    from pyquaternion import Quaternion
+
+    transform = Quaternion(record["rotation"]).transformation_matrix
+    transform[:3, 3] = record["translation"]
+    return np.asarray(transform)
+
+
+def test_every_frame_of_a_scene_equals_the_devkit(pristine: Path) -> None:
+    from nuscenes import NuScenes
+    from nuscenes.utils.data_classes import RadarPointCloud
+    from pyquaternion import Quaternion
+
+    devkit = NuScenes(version="v1.0-mini", dataroot=str(pristine), verbose=False)
+    reader = NuScenesReader(pristine)
+    (scene,) = (record for record in devkit.scene if record["name"] == "scene-0103")
+    token, tokens = scene["first_sample_token"], list(reader.frame_tokens("scene-0103"))
+    states = list(range(-128, 128))
+    while token:
+        sample, frame = devkit.get("sample", token), reader.frame(tokens.pop(0))
+        assert (frame.token, frame.timestamp_us, frame.scene_name) == (token, sample["timestamp"], scene["name"])
+        for channel, sample_data in sample["data"].items():
+            sweeps = (frame.lidar_sweeps | frame.radar_sweeps).get(channel, ())
+            for item in sweeps or (frame.images[channel],):
+                record = devkit.get("sample_data", sample_data)
+                assert item.timestamp_us == record["timestamp"]
+                pose = devkit.get("ego_pose", record["ego_pose_token"])
+                assert np.allclose(item.global_from_ego, matrix(pose), rtol=0, atol=1e-9)
+                if channel == LIDAR_CHANNEL:
+                    points = np.fromfile(devkit.get_sample_data_path(sample_data), np.float32).reshape(-1, 5)
+                elif sweeps:
+                    path = devkit.get_sample_data_path(sample_data)
+                    points = RadarPointCloud.from_file(path, states, states, states).points.T.astype(np.float32)
+                assert not sweeps or np.array_equal(item.points, points)
+                sample_data = record["prev"]
+            assert len(sweeps) in (0, 10 if channel == LIDAR_CHANNEL else 6) or sample_data == ""
+            calibration = devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
+            assert np.allclose(frame.rig.ego_from_sensor[channel], matrix(calibration), rtol=0, atol=1e-9)
+            if channel in frame.rig.cameras:
+                camera = frame.rig.cameras[channel]
+                assert np.array_equal(camera.intrinsics, calibration["camera_intrinsic"])
+                assert (camera.width, camera.height) == (record["width"], record["height"])
+        assert frame.annotations is not None
+        assert set(frame.annotations.tokens) == set(sample["anns"])
+        boxes = frame.annotations.boxes_global
+        for row, annotation in enumerate(frame.annotations.tokens):
+            box, record = devkit.get_box(annotation), devkit.get("sample_annotation", annotation)
+            assert frame.annotations.instance_tokens[row] == record["instance_token"]
+            assert boxes.centers[row].tolist() == box.center.tolist()
+            assert boxes.sizes_wlh[row].tolist() == box.wlh.tolist()
+            assert np.isclose(np.cos(boxes.yaws[row] - Quaternion(record["rotation"]).yaw_pitch_roll[0]), 1)
+            assert np.array_equal(boxes.velocities[row], devkit.box_velocity(annotation)[:2], equal_nan=True)
+            assert DETECTION_CLASSES[boxes.labels[row]] == CLASS_OF_CATEGORY[record["category_name"]]
+        token = sample["next"]
+    assert tokens == []
+
+
 # Real data --------------------------------------------------------------------------------------------------------
 
 
@@ -429,7 +487,6 @@ def test_real_boxes_hold_as_many_points_as_the_tables_say(real_data: Path) -> No
 def test_a_real_frame_equals_the_devkit(real_data: Path) -> None:
     from nuscenes import NuScenes
     from nuscenes.utils.data_classes import LidarPointCloud, RadarPointCloud
-    from pyquaternion import Quaternion
 
     root = real_data / "nuscenes-keyframe"
     devkit = NuScenes(version="v1.0-mini", dataroot=str(root), verbose=False)
@@ -438,11 +495,6 @@ def test_a_real_frame_equals_the_devkit(real_data: Path) -> None:
     frame = reader.frame(token)
     sample = devkit.get("sample", token)
     assert set(sample["data"]) == set(frame.images) | set(frame.lidar_sweeps) | set(frame.radar_sweeps)
-
-    def matrix(record: dict[str, list[float]]) -> np.ndarray:
-        transform = Quaternion(record["rotation"]).transformation_matrix
-        transform[:3, 3] = record["translation"]
-        return np.asarray(transform)
 
     for channel, sample_data in sample["data"].items():
         record = devkit.get("sample_data", sample_data)
@@ -511,7 +563,7 @@ def test_the_real_can_bus_agrees_with_the_real_poses(real_data: Path) -> None:
     motion = read_vehicle_motion(root, "scene-0103")
     assert motion is not None
     reader = NuScenesReader(root)
-    track, _, _ = reader._read_scene_context("scene-0103")
+    track, _, _ = reader._scene_context(reader.index.scene(reader.scene_names.index("scene-0103")))
     times = np.array([message["utime"] for message in messages])
     inside = (track.timestamps_us >= times[0]) & (track.timestamps_us <= times[-1])
     assert inside.sum() == 659

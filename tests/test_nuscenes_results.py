@@ -249,8 +249,8 @@ def test_it_is_quiet_and_needs_no_maps(nuscenes_root: Path, tmp_path: Path, capf
     shutil.rmtree(root / "maps")
     for table in ("map", "log", "visibility"):
         (root / "v1.0-mini" / f"{table}.json").unlink()
-    before = sorted(root.rglob("*"))
     reader = NuScenesReader(root)
+    before = sorted(root.rglob("*"))
     boxes = annotations_as_detections(reader, reader.frame_tokens("mini_val"))
     assert score(root, boxes, "mini_val", tmp_path).mean_ap == pytest.approx(1.0)
     assert sorted(root.rglob("*")) == before
@@ -283,6 +283,24 @@ def test_an_attribute_that_the_metric_does_not_know_is_refused(nuscenes_root: Pa
     write_table(tmp_path / "data", "attribute", rows)
     boxes = {token: some_boxes() for token in NuScenesReader(nuscenes_root).frame_tokens("mini_val")}
     with pytest.raises(InputRefused, match=r"attribute\.json: .*field name: expected one of .*'vehicle\.flying'"):
+        score(tmp_path / "data", boxes, "mini_val", tmp_path)
+
+
+def test_of_several_attributes_the_reader_takes_the_first_and_the_metric_refuses(
+    nuscenes_root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(nuscenes_root / "v1.0-mini", tmp_path / "data" / "v1.0-mini")
+    rows = read_table(nuscenes_root, "sample_annotation")
+    several = next(row for row in rows if row["token"] == "scene-0103-instance-0-1")
+    several["attribute_tokens"] = ["attribute-vehicle.parked", "attribute-vehicle.moving"]
+    write_table(tmp_path / "data", "sample_annotation", rows)
+    reader = NuScenesReader(tmp_path / "data")
+    annotations = reader.annotations("scene-0103-sample-1")
+    assert annotations is not None
+    attribute = annotations.boxes_global.attributes[annotations.tokens.index(several["token"])]
+    assert ATTRIBUTES[attribute] == "vehicle.parked"
+    boxes = {token: some_boxes() for token in reader.frame_tokens("mini_val")}
+    with pytest.raises(InputRefused, match=r"'scene-0103-instance-0-1', field attribute_tokens: .*at most one"):
         score(tmp_path / "data", boxes, "mini_val", tmp_path)
 
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from datasets.faults import InputRefused
-from datasets.nuscenes.tables import find_version, load_tables
+from datasets.nuscenes.index.file import IndexFile
+from datasets.nuscenes.index.opening import FOLDER, open_index
+from datasets.nuscenes.index.records import SceneRecords
+from datasets.nuscenes.tables import find_version
 from tests.nuscenes_fixture import read_table, write_table
 
 VERSION = "v1.0-mini"
@@ -20,8 +23,13 @@ Row = dict[str, Any]
 @pytest.fixture
 def root(nuscenes_root: Path, tmp_path: Path) -> Path:
     """A copy of the tables that a test may break."""
-    shutil.copytree(nuscenes_root / VERSION, tmp_path / VERSION)
+    shutil.copytree(nuscenes_root / VERSION, tmp_path / VERSION, ignore=shutil.ignore_patterns(FOLDER))
     return tmp_path
+
+
+def scenes_of(root: Path) -> list[SceneRecords]:
+    index = open_index(root, VERSION)
+    return list(index.scenes())
 
 
 def row_of(rows: list[Row], token: str) -> Row:
@@ -29,15 +37,15 @@ def row_of(rows: list[Row], token: str) -> Row:
 
 
 def test_a_valid_dataset_is_accepted(root: Path) -> None:
-    tables = load_tables(root, VERSION)
-    assert len(tables["sample"]) == 6
-    assert len(tables["sample_data"]) == 2 * (6 * 3 + 6 * 11)
-    assert len(tables["sample_annotation"]) == 60
+    scenes = scenes_of(root)
+    assert sum(len(scene.samples.token) for scene in scenes) == 6
+    assert sum(len(scene.sample_data.token) for scene in scenes) == 2 * (6 * 3 + 6 * 11)
+    assert sum(len(scene.annotations.token) for scene in scenes) == 60
 
 
 def test_real_tables_are_accepted(real_data: Path) -> None:
-    assert len(load_tables(real_data / "nuscenes-minival", VERSION)["sample_annotation"]) == 4514
-    assert len(load_tables(real_data / "nuscenes-keyframe", VERSION)["sample_annotation"]) == 69
+    for folder, count in (("nuscenes-minival", 4514), ("nuscenes-keyframe", 69)):
+        assert sum(len(scene.annotations.token) for scene in scenes_of(real_data / folder)) == count
 
 
 SAMPLE_1, SAMPLE_2 = "scene-0061-sample-1", "scene-0061-sample-2"
@@ -99,7 +107,8 @@ def test_a_bad_value_is_refused(root: Path, table: str, token: str, field: str, 
     row_of(rows, token)[field] = value
     write_table(root, table, rows)
     with pytest.raises(InputRefused) as refusal:
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
+    assert not (root / VERSION / FOLDER / "columns").exists()
     message = str(refusal.value)
     assert words in message
     assert f"{table}.json: record" in message
@@ -123,7 +132,7 @@ def test_a_missing_field_is_refused(root: Path, table: str, token: str, field: s
     del row_of(rows, token)[field]
     write_table(root, table, rows)
     with pytest.raises(InputRefused, match=rf"{table}\.json: record '{token}', field {field}: .*no such field"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 @pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -133,13 +142,13 @@ def test_numbers_that_are_not_finite_are_refused(root: Path, literal: str) -> No
     rows[3]["translation"][1] = 123456.5
     path.write_text(json.dumps(rows).replace("123456.5", literal))
     with pytest.raises(InputRefused, match=rf"ego_pose\.json: record '{rows[3]['token']}', field translation"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 def test_all_dangling_tokens_are_counted(root: Path) -> None:
     write_table(root, "ego_pose", [row for row in read_table(root, "ego_pose") if "LIDAR" not in row["token"]])
     with pytest.raises(InputRefused, match=r"field ego_pose_token: .*and 21 more such records"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 def test_a_circle_of_samples_is_refused(root: Path) -> None:
@@ -147,7 +156,7 @@ def test_a_circle_of_samples_is_refused(root: Path) -> None:
     row_of(rows, SAMPLE_2)["next"], row_of(rows, "scene-0061-sample-0")["prev"] = "scene-0061-sample-0", SAMPLE_2
     write_table(root, "sample", rows)
     with pytest.raises(InputRefused, match=rf"sample\.json: record '{SAMPLE_2}', field next: expected a later record"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 def test_a_sweep_that_precedes_itself_is_refused(root: Path) -> None:
@@ -155,7 +164,7 @@ def test_a_sweep_that_precedes_itself_is_refused(root: Path) -> None:
     row_of(rows, LIDAR_0)["prev"] = LIDAR_0
     write_table(root, "sample_data", rows)
     with pytest.raises(InputRefused, match=rf"record '{LIDAR_0}', field prev"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 def test_a_chain_into_another_scene_is_refused(root: Path) -> None:
@@ -164,7 +173,7 @@ def test_a_chain_into_another_scene_is_refused(root: Path) -> None:
     last["next"], first["prev"] = first["token"], last["token"]
     write_table(root, "sample_data", rows)
     with pytest.raises(InputRefused, match=r"record 'scene-0061-LIDAR_TOP-10', field next: .*same scene"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 def test_a_chain_into_another_track_is_refused(root: Path) -> None:
@@ -174,7 +183,7 @@ def test_a_chain_into_another_track_is_refused(root: Path) -> None:
             row["instance_token"] = "scene-0061-instance-1"
     write_table(root, "sample_annotation", rows)
     with pytest.raises(InputRefused, match=rf"record '{BOX_0}', field next: .*same sensor or track"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 @pytest.mark.parametrize(
@@ -187,16 +196,16 @@ def test_time_must_rise(root: Path, table: str, first: str, second: str, equal: 
     a["timestamp"], b["timestamp"] = b["timestamp"], b["timestamp"] if equal else a["timestamp"]
     write_table(root, table, rows)
     with pytest.raises(InputRefused, match=rf"{table}\.json: .*field next: expected a later record"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 def test_a_duplicate_token_is_refused_only_where_it_contradicts(root: Path) -> None:
     rows = read_table(root, "ego_pose")
     write_table(root, "ego_pose", rows + rows[:5])
-    assert len(load_tables(root, VERSION)["ego_pose"]) == len(rows)
+    open_index(root, VERSION)
     write_table(root, "ego_pose", [*rows, rows[0] | {"translation": [1.0, 2.0, 3.0]}])
     with pytest.raises(InputRefused, match=rf"ego_pose\.json: record '{rows[0]['token']}'.*twice"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 def test_a_sample_without_any_sensor_is_refused(root: Path) -> None:
@@ -206,7 +215,7 @@ def test_a_sample_without_any_sensor_is_refused(root: Path) -> None:
     ]
     write_table(root, "sample_data", rows)
     with pytest.raises(InputRefused, match=rf"sample\.json: record '{SAMPLE_1}'"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 BROKEN_FILES: list[tuple[Callable[[bytes], bytes], str]] = [
@@ -227,14 +236,14 @@ def test_a_broken_table_file_is_refused(root: Path, change: Callable[[bytes], by
     path = root / VERSION / "sample.json"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InputRefused, match=rf"sample\.json: .*{words}"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 @pytest.mark.parametrize("table", ["calibrated_sensor", "scene", "category"])
 def test_a_missing_table_is_refused(root: Path, table: str) -> None:
     (root / VERSION / f"{table}.json").unlink()
     with pytest.raises(InputRefused, match=rf"{table}\.json: the file is missing"):
-        load_tables(root, VERSION)
+        open_index(root, VERSION)
 
 
 @pytest.mark.parametrize("absent", [True, False])
@@ -244,20 +253,24 @@ def test_annotations_may_be_absent_or_empty(root: Path, absent: bool) -> None:
             (root / VERSION / f"{table}.json").unlink()
         else:
             write_table(root, table, [])
-    assert not load_tables(root, VERSION)["sample_annotation"]
+    assert not open_index(root, VERSION).annotated
 
 
 def test_harmless_variation_changes_nothing(root: Path) -> None:
-    clean = load_tables(root, VERSION)
+    clean = IndexFile(open_index(root, VERSION).path)
     generator = random.Random(0)
     for path in (root / VERSION).glob("*.json"):
         rows = json.loads(path.read_text())
+        rows += rows[:2]
         generator.shuffle(rows)
         path.write_bytes(b"\xef\xbb\xbf" + json.dumps([row | {"colour": {"deep": [None]}} for row in rows]).encode())
-    changed = load_tables(root, VERSION)
-    for name, rows in clean.items():
-        stripped = {token: {k: v for k, v in row.items() if k != "colour"} for token, row in changed[name].items()}
-        assert stripped == rows
+    changed = IndexFile(open_index(root, VERSION).path)
+    assert changed.digests != clean.digests
+    assert changed.names == clean.names
+    assert changed.columns.keys() == clean.columns.keys()
+    for name, column in clean.columns.items():
+        assert column.dtype == changed.columns[name].dtype
+        assert column.tobytes() == changed.columns[name].tobytes(), name
 
 
 def test_the_version_is_found(root: Path) -> None:

@@ -17,6 +17,7 @@ from calibration.transforms import from_quaternion, invert, transform_points
 from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.faults import InputRefused
+from datasets.nuscenes.index.opening import FOLDER
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.pictures.cameras import pixel_directions
@@ -268,7 +269,9 @@ def test_our_reader_gets_every_sensor(synthetic_root: Path) -> None:
 
 def test_same_bytes_from_two_processes(synthetic_root: Path, tmp_path: Path) -> None:
     simulate(tmp_path / "again", SMALL_WORLD, jobs=2)
-    files = {path.relative_to(synthetic_root) for path in synthetic_root.rglob("*") if path.is_file()}
+    # Other tests have read the dataset: what that leaves beside the tables is not of the writing.
+    there = (path for path in synthetic_root.rglob("*") if path.parent.name != FOLDER)
+    files = {path.relative_to(synthetic_root) for path in there if path.is_file()}
     assert files == {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()}
     for path in files:
         assert (synthetic_root / path).read_bytes() == (tmp_path / "again" / path).read_bytes(), path

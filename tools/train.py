@@ -136,7 +136,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         reader, reader.frame_tokens(split), config.sample, augmentation=settings.augmentation, seed=settings.seed
     )
     if arguments.val_split is not None:  # now, not after hours of training
-        check_ground_truth(reader.tables, reader.version, arguments.val_split, reader.root / reader.version)
+        check_ground_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)
     if not processes.first:
         loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
         return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)

@@ -1,68 +1,50 @@
-"""The annotated boxes of a nuScenes sample, with velocities as the devkit computes them."""
+"""The annotated boxes of a nuScenes sample."""
 
 import math
 
+import numpy as np
 import torch
+from jaxtyping import Int32, Int64
 
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES, CLASS_OF_CATEGORY, DETECTION_CLASSES
 from datasets.frames import Annotations
-from datasets.nuscenes.tables import Row, Tables, category_of
-
-_MAX_TIME_DIFFERENCE = 1.5
+from datasets.nuscenes.index.records import Array, NuScenesIndex, SceneRecords
 
 
-def annotations_of(tables: Tables, rows: list[Row]) -> Annotations:
-    """The sample_annotation records `rows` of one sample: those of the ten detection classes, ordered by token."""
-    categories = [category_of(tables, row) for row in rows]
-    kept = [
-        (row, CLASS_OF_CATEGORY[name]) for row, name in zip(rows, categories, strict=True) if name in CLASS_OF_CATEGORY
-    ]
-    kept.sort(key=lambda pair: str(pair[0]["token"]))
-    rows = [row for row, _ in kept]
+def annotations_of(index: NuScenesIndex, scene: SceneRecords, sample: int) -> Annotations:
+    """The annotations of a sample (its row in the scene): those of the ten detection classes, ordered by token.
 
-    def floats(values: list[list[float]], width: int) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64).reshape(-1, width)
-
-    def integers(values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64)
-
+    Of several attributes the first counts.
+    """
+    first, last = scene.samples.first_annotation[sample : sample + 2].tolist()
+    records = scene.annotations
+    labels = labels_of_instances(index, records.instance[first:last])
+    rows = first + np.flatnonzero(labels >= 0)
+    attributes = np.append(_attribute_numbers(index), -1)[records.attributes[rows, 0]]  # -1, none, is the last one
     boxes = Boxes3D(
-        centers=floats([row["translation"] for row in rows], 3),
-        sizes_wlh=floats([row["size"] for row in rows], 3),
-        yaws=floats([[yaw_of_quaternion(row["rotation"])] for row in rows], 1)[:, 0],
-        velocities=floats([list(box_velocity(tables, row)) for row in rows], 2),
-        labels=integers([DETECTION_CLASSES.index(name) for _, name in kept]),
+        centers=torch.from_numpy(records.translation[rows]),
+        sizes_wlh=torch.from_numpy(records.size[rows]),
+        yaws=torch.tensor(list(map(yaw_of_quaternion, records.rotation[rows].tolist())), dtype=torch.float64),
+        velocities=torch.from_numpy(records.velocity[rows]),
+        labels=torch.from_numpy(labels[labels >= 0]),
         scores=torch.ones(len(rows), dtype=torch.float64),
-        attributes=integers([_attribute(tables, row) for row in rows]),
+        attributes=torch.from_numpy(attributes),
     )
     return Annotations(
         boxes_global=boxes,
-        tokens=tuple(row["token"] for row in rows),
-        instance_tokens=tuple(row["instance_token"] for row in rows),
-        lidar_point_counts=integers([row["num_lidar_pts"] for row in rows]),
-        radar_point_counts=integers([row["num_radar_pts"] for row in rows]),
+        tokens=tuple(records.token[row] for row in rows.tolist()),
+        instance_tokens=tuple(index.instance_tokens[row] for row in records.instance[rows].tolist()),
+        lidar_point_counts=torch.from_numpy(records.num_lidar_pts[rows].astype(np.int64)),
+        radar_point_counts=torch.from_numpy(records.num_radar_pts[rows].astype(np.int64)),
     )
 
 
-def box_velocity(tables: Tables, row: Row) -> tuple[float, float]:
-    """Velocity over ground (m/s) in global x and y, NaN where unknown: nuscenes-devkit's `NuScenes.box_velocity`.
-
-    The difference between the neighbours in the track, or to the one neighbour there is; unknown where they are
-    more than 3 s (two neighbours) or 1.5 s (one) apart, by the samples' timestamps.
-    """
-    rows, samples = tables["sample_annotation"], tables["sample"]
-    first = rows[row["prev"]] if row["prev"] else row
-    last = rows[row["next"]] if row["next"] else row
-    if first is last:
-        return math.nan, math.nan
-    # Seconds as the devkit rounds them, so that the velocities are the same to the last bit.
-    seconds = 1e-6 * samples[last["sample_token"]]["timestamp"] - 1e-6 * samples[first["sample_token"]]["timestamp"]
-    limit = 2 * _MAX_TIME_DIFFERENCE if row["prev"] and row["next"] else _MAX_TIME_DIFFERENCE
-    if seconds > limit:
-        return math.nan, math.nan
-    (x1, y1, _), (x2, y2, _) = first["translation"], last["translation"]
-    return (x2 - x1) / seconds, (y2 - y1) / seconds
+def labels_of_instances(index: NuScenesIndex, instances: Int32[Array, "N"]) -> Int64[Array, "N"]:
+    """The detection class of instances (N, rows of the index): indices into DETECTION_CLASSES, -1 for none."""
+    names = [CLASS_OF_CATEGORY.get(category) for category in index.categories]
+    labels = np.array([-1 if name is None else DETECTION_CLASSES.index(name) for name in names], dtype=np.int64)
+    return np.asarray(labels[index.category_of_instance[instances]])
 
 
 def yaw_of_quaternion(rotation_wxyz: list[float]) -> float:
@@ -71,6 +53,6 @@ def yaw_of_quaternion(rotation_wxyz: list[float]) -> float:
     return math.atan2(2 * (w * z + x * y), w * w + x * x - y * y - z * z)
 
 
-def _attribute(tables: Tables, row: Row) -> int:
-    names = [tables["attribute"][token]["name"] for token in row["attribute_tokens"]]
-    return ATTRIBUTES.index(names[0]) if names and names[0] in ATTRIBUTES else -1
+def _attribute_numbers(index: NuScenesIndex) -> Int64[Array, "A"]:
+    numbers = [ATTRIBUTES.index(name) if name in ATTRIBUTES else -1 for name in index.attributes]
+    return np.array(numbers, dtype=np.int64)

@@ -1,7 +1,7 @@
 """The official metric: nuscenes-devkit's DetectionEval with the configuration detection_cvpr_2019.
 
 The devkit wants a complete dataset, maps included, and knows only official splits of the matching version. Here it
-gets a temporary dataroot with just those records of the checked tables that the metric looks at: any split works, and
+gets a temporary dataroot with just those records of the index that the metric looks at: any split works, and
 the devkit does not read the gigabytes of sensor records of a whole trainval set once more.
 """
 
@@ -10,17 +10,23 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.classes import ATTRIBUTES, CLASS_OF_CATEGORY, DETECTION_CLASSES, LIDAR_CHANNEL
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.classes import ATTRIBUTES, DETECTION_CLASSES, LIDAR_CHANNEL
 from datasets.faults import InputRefused
+from datasets.nuscenes.annotations import labels_of_instances
 from datasets.nuscenes.found import Found, count_found
+from datasets.nuscenes.index.opening import open_index
+from datasets.nuscenes.index.records import NuScenesIndex, SampleAnnotations, SceneRecords
 from datasets.nuscenes.results import read_results
 from datasets.nuscenes.splits import OFFICIAL_SPLITS, official_scenes, official_splits_of, scenes_of_split
-from datasets.nuscenes.tables import Row, Tables, category_of, channel_of, find_version, load_tables
+from datasets.nuscenes.tables import find_version
 from datasets.nuscenes.values import refuse_value
 
 _CONFIG = "detection_cvpr_2019"
@@ -79,14 +85,14 @@ def evaluate_detections(
     no annotations to compare with.
     """
     version = find_version(root, version)
-    tables = load_tables(root, version)
-    scenes, tokens = check_ground_truth(tables, version, split, root / version)
+    index = open_index(root, version)
+    scenes, tokens = check_ground_truth(index, version, split, root / version)
     boxes = read_results(results_path)
     _check_samples(results_path, split, set(boxes), tokens)
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         staged = Path(folder)
-        _stage_tables(tables, tokens, staged / version)
+        _stage_tables(index, scenes, staged / version)
         (staged / version / "splits.json").write_text(json.dumps({_OWN_SPLIT: scenes}))
         if not any(len(sample) for sample in boxes.values()):
             results_path = _with_a_box_out_of_range(results_path, staged / "results.json")
@@ -98,30 +104,55 @@ def evaluate_detections(
     return _metrics(summary, split, len(scenes), ground_truth, found)
 
 
-def check_ground_truth(tables: Tables, version: str, split: str, where: Path) -> tuple[tuple[str, ...], set[str]]:
+def check_ground_truth(index: NuScenesIndex, version: str, split: str, where: Path) -> tuple[tuple[str, ...], set[str]]:
     """The split's scenes and its sample tokens. Raises InputRefused for what the devkit could not evaluate."""
-    scene_of = {token: tables["scene"][row["scene_token"]]["name"] for token, row in tables["sample"].items()}
-    scenes = scenes_of_split(split, sorted(set(scene_of.values())), version, where=str(where))
-    tokens = {token for token, scene in scene_of.items() if scene in scenes}
-    annotated = [row for row in tables["sample_annotation"].values() if row["sample_token"] in tokens]
-    scored = [row for row in annotated if category_of(tables, row) in CLASS_OF_CATEGORY]
-    for row in scored:
-        for token in row["attribute_tokens"]:
-            if (name := tables["attribute"][token]["name"]) not in ATTRIBUTES:
-                refuse_value(where / "attribute.json", token, "name", f"one of {', '.join(ATTRIBUTES)}", name)
+    scenes = scenes_of_split(split, index.scene_names, version, where=str(where))
+    scored = 0
+    tokens: set[str] = set()
+    for scene in map(index.scene, map(index.scene_names.index, scenes)):
+        annotations = scene.annotations
+        rows = np.flatnonzero(labels_of_instances(index, annotations.instance) >= 0)
+        _check_attributes(index, annotations, rows, where)
+        scored += len(rows)
+        tokens.update(scene.samples.token)
     if not scored:
         raise InputRefused(
             f"{where / 'sample_annotation.json'}: the split {split!r} has no annotations of the ten detection classes, "
             "so there is nothing to evaluate against."
         )
-    keyframes = (row for row in tables["sample_data"].values() if row["is_key_frame"])
-    with_lidar = {row["sample_token"] for row in keyframes if channel_of(tables, row) == LIDAR_CHANNEL}
-    if tokens - with_lidar:
+    _check_lidar(index, scenes, where)
+    return scenes, tokens
+
+
+def _check_attributes(
+    index: NuScenesIndex, annotations: SampleAnnotations, rows: NDArray[np.int64], where: Path
+) -> None:
+    attributes = annotations.attributes[rows]
+    several = (attributes >= 0).sum(axis=1) > 1
+    if several.any():
+        token = annotations.token[int(rows[several][0])]
+        found = [index.attributes[number] for number in attributes[several][0] if number >= 0]
+        expected = "at most one attribute, as the official metric does"
+        refuse_value(where / "sample_annotation.json", token, "attribute_tokens", expected, found)
+    for number in np.unique(attributes[attributes >= 0]):
+        if (name := index.attributes[number]) not in ATTRIBUTES:
+            raise InputRefused(
+                f"{where / 'attribute.json'}: field name: expected one of {', '.join(ATTRIBUTES)}, found {name!r}."
+            )
+
+
+def _check_lidar(index: NuScenesIndex, scenes: Sequence[str], where: Path) -> None:
+    without = []
+    for scene in map(index.scene, map(index.scene_names.index, scenes)):
+        absent = np.ones(len(scene.samples.token), dtype=np.bool_)
+        if LIDAR_CHANNEL in index.channels:
+            absent = scene.samples.keyframes[:, index.channels.index(LIDAR_CHANNEL)] < 0
+        without += [scene.samples.token[row] for row in np.flatnonzero(absent).tolist()]
+    if without:
         raise InputRefused(
-            f"{where / 'sample_data.json'}: sample {min(tokens - with_lidar)!r} has no keyframe of LIDAR_TOP, whose "
+            f"{where / 'sample_data.json'}: sample {min(without)!r} has no keyframe of LIDAR_TOP, whose "
             "ego pose the official metric measures distances from."
         )
-    return scenes, tokens
 
 
 def _check_samples(results_path: Path, split: str, found: set[str], expected: set[str]) -> None:
@@ -133,23 +164,72 @@ def _check_samples(results_path: Path, split: str, found: set[str], expected: se
         )
 
 
-def _stage_tables(tables: Tables, samples: set[str], target: Path) -> None:
-    """A version folder for the devkit: the split's samples and annotations, their LIDAR_TOP keyframes and poses."""
-    lidar = {
-        token: row
-        for token, row in tables["sample_data"].items()
-        if row["is_key_frame"] and row["sample_token"] in samples and channel_of(tables, row) == LIDAR_CHANNEL
-    }
-    poses = {row["ego_pose_token"] for row in lidar.values()}
-    kept: dict[str, Collection[Row]] = {name: rows.values() for name, rows in tables.items()}
-    kept["sample"] = [row for token, row in tables["sample"].items() if token in samples]
-    kept["sample_data"] = lidar.values()
-    kept["ego_pose"] = [tables["ego_pose"][token] for token in sorted(poses)]
-    kept["sample_annotation"] = [row for row in tables["sample_annotation"].values() if row["sample_token"] in samples]
+def _stage_tables(index: NuScenesIndex, scenes: Sequence[str], target: Path) -> None:
+    """A version folder for the devkit: the split's samples and annotations, their LIDAR_TOP keyframes and poses.
+
+    Small tables' tokens are their rows in the index; the devkit's results name none of them.
+    """
+    tables: dict[str, list[dict[str, Any]]] = {
+        "category": _named(index.categories),
+        "attribute": _named(index.attributes),
+        "sensor": [{"token": "lidar", "channel": LIDAR_CHANNEL, "modality": "lidar"}],
+        "calibrated_sensor": [{"token": "lidar", "sensor_token": "lidar"}],
+        "instance": [
+            {"token": token, "category_token": str(index.category_of_instance[row])}
+            for row, token in enumerate(index.instance_tokens)
+        ],
+    } | {name: [] for name in ("scene", "sample", "sample_data", "ego_pose", "sample_annotation")}
+    for scene in map(index.scene, map(index.scene_names.index, scenes)):
+        _stage_scene(index, scene, tables)
     target.mkdir()
-    for name, rows in (kept | _UNUSED_TABLES).items():
-        (target / f"{name}.json").write_text(json.dumps(list(rows)), "utf-8")
+    for name, rows in (tables | _UNUSED_TABLES).items():
+        (target / f"{name}.json").write_text(json.dumps(rows), "utf-8")
     (target.parent / "unused.png").touch()
+
+
+def _named(names: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"token": str(row), "name": name} for row, name in enumerate(names)]
+
+
+def _stage_scene(index: NuScenesIndex, scene: SceneRecords, tables: dict[str, list[dict[str, Any]]]) -> None:
+    tokens, data = list(scene.samples.token), scene.sample_data
+    tables["scene"].append({"token": scene.token, "name": scene.name})
+    for sample, token in enumerate(tokens):
+        linked = {"prev": tokens[sample - 1] if sample else "", "next": ([*tokens, ""])[sample + 1]}
+        timestamp = int(scene.samples.timestamp[sample])
+        tables["sample"].append({"token": token, "timestamp": timestamp, "scene_token": scene.token} | linked)
+        row = int(scene.samples.reference[sample])  # LIDAR_TOP's: check_ground_truth has seen to it
+        pose = {"rotation": data.pose_rotation[row].tolist(), "translation": data.pose_translation[row].tolist()}
+        tables["ego_pose"].append({"token": data.token[row], "timestamp": int(data.pose_timestamp[row])} | pose)
+        tables["sample_data"].append(
+            {
+                "token": data.token[row],
+                "sample_token": token,
+                "ego_pose_token": data.token[row],
+                "calibrated_sensor_token": "lidar",
+                "timestamp": int(data.timestamp[row]),
+                "is_key_frame": True,
+                "filename": index.filename(data, row),
+            }
+        )
+    annotations = scene.annotations
+    names = [*annotations.token, ""]  # a link of -1 leads to the last one: to none
+    for row, token in enumerate(names[:-1]):
+        tables["sample_annotation"].append(
+            {
+                "token": token,
+                "sample_token": tokens[annotations.sample[row]],
+                "instance_token": index.instance_tokens[int(annotations.instance[row])],
+                "attribute_tokens": [str(number) for number in annotations.attributes[row] if number >= 0],
+                "translation": annotations.translation[row].tolist(),
+                "size": annotations.size[row].tolist(),
+                "rotation": annotations.rotation[row].tolist(),
+                "num_lidar_pts": int(annotations.num_lidar_pts[row]),
+                "num_radar_pts": int(annotations.num_radar_pts[row]),
+                "prev": names[annotations.prev[row]],
+                "next": names[annotations.next[row]],
+            }
+        )
 
 
 def _with_a_box_out_of_range(results_path: Path, target: Path) -> Path:

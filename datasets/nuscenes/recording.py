@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
 from calibration.cameras import PinholeCamera
 from calibration.rig import GpsFix
-from calibration.transforms import Transform, from_quaternion
-from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
+from calibration.transforms import Transform
+from datasets.classes import LIDAR_CHANNEL
 from datasets.faults import InputRefused
 from datasets.nuscenes.can_bus import read_gps
 from datasets.nuscenes.files import read_image_bytes, read_lidar_sweep, read_radar_sweep
-from datasets.nuscenes.reader import NuScenesReader, camera_of
-from datasets.nuscenes.tables import Row, channel_of
+from datasets.nuscenes.index.records import SceneRecords
+from datasets.nuscenes.reader import CHANNELS, NuScenesReader, camera_of, ego_from_sensor_of, pose_of
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,11 @@ def messages_of_scene(reader: NuScenesReader, scene_name: str) -> tuple[Recorded
     if scene_name not in reader.scene_names:
         there = ", ".join(reader.scene_names[:10]) + (" ..." if len(reader.scene_names) > 10 else "")
         raise InputRefused(f"{reader.root / reader.version}: there is no scene {scene_name!r}; there are {there}.")
-    tables = reader.tables
-    scene_token = next(token for token, row in tables["scene"].items() if row["name"] == scene_name)
-    samples = {token for token, row in tables["sample"].items() if row["scene_token"] == scene_token}
-    rows = [row for row in tables["sample_data"].values() if row["sample_token"] in samples]
-    known = {*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS}
-    by_time = sorted(rows, key=lambda row: (row["timestamp"], channel_of(tables, row), row["token"]))
-    return tuple(_message(reader, row) for row in by_time if channel_of(tables, row) in known)
+    scene = reader.index.scene(reader.scene_names.index(scene_name))
+    records, channels = scene.sample_data, reader.index.channels
+    # Stable, so that records of the same time stay in the order of their channels and tokens.
+    by_time = np.argsort(records.timestamp, kind="stable").tolist()
+    return tuple(_message(reader, scene, row) for row in by_time if channels[records.channel[row]] in CHANNELS)
 
 
 def fixes_of_scene(reader: NuScenesReader, scene_name: str) -> tuple[RecordedFix, ...]:
@@ -75,15 +74,14 @@ def read_points(reader: NuScenesReader, message: RecordedMessage) -> Float32[Ten
     return read(reader.root, message.filename).points
 
 
-def _message(reader: NuScenesReader, row: Row) -> RecordedMessage:
-    pose = reader.tables["ego_pose"][row["ego_pose_token"]]
-    calibration = reader.tables["calibrated_sensor"][row["calibrated_sensor_token"]]
+def _message(reader: NuScenesReader, scene: SceneRecords, row: int) -> RecordedMessage:
+    records = scene.sample_data
     return RecordedMessage(
-        channel=channel_of(reader.tables, row),
-        timestamp_us=row["timestamp"],
-        keyframe_token=row["sample_token"] if row["is_key_frame"] else None,
-        global_from_ego=from_quaternion(pose["rotation"], pose["translation"]),
-        ego_from_sensor=from_quaternion(calibration["rotation"], calibration["translation"]),
-        camera=camera_of(reader.tables, row),
-        filename=row["filename"],
+        channel=reader.index.channels[records.channel[row]],
+        timestamp_us=int(records.timestamp[row]),
+        keyframe_token=scene.samples.token[int(records.sample[row])] if records.is_key_frame[row] else None,
+        global_from_ego=pose_of(scene, row),
+        ego_from_sensor=ego_from_sensor_of(reader.index, scene, row),
+        camera=camera_of(reader.index, scene, row),
+        filename=reader.index.filename(records, row),
     )

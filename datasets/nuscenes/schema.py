@@ -1,6 +1,7 @@
 """Which tables and fields Bevel reads of nuScenes' JSON tables, and what each may hold."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from datasets.nuscenes.values import (
     ATTRIBUTES,
@@ -20,18 +21,24 @@ from datasets.nuscenes.values import (
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a table. `table`: its values are tokens of that table. `optional`: or the empty string."""
+    """One field of a table. `table`: its values are tokens of that table. `optional`: or the empty string.
+
+    `default`: what an absent or unfit value, or a token of no record, counts as; None where that is refused.
+    """
 
     name: str
     kind: Kind = NAME
     table: str = ""
     optional: bool = False
+    default: Any = None
 
 
 def _links(table: str) -> tuple[Field, Field]:
     return Field("prev", TEXT, table, optional=True), Field("next", TEXT, table, optional=True)
 
 
+TOKEN = Field("token")
+# The fields beside the token, as far as possible in the order in which nuScenes writes them: so they are read fastest.
 SCHEMA: dict[str, tuple[Field, ...]] = {
     "sensor": (Field("channel"), Field("modality")),
     "calibrated_sensor": (
@@ -40,13 +47,13 @@ SCHEMA: dict[str, tuple[Field, ...]] = {
         Field("rotation", QUATERNION),
         Field("camera_intrinsic", INTRINSIC),
     ),
-    "ego_pose": (Field("timestamp", TIME), Field("translation", VECTOR), Field("rotation", QUATERNION)),
+    "ego_pose": (Field("timestamp", TIME), Field("rotation", QUATERNION), Field("translation", VECTOR)),
     "scene": (
-        Field("name"),
         Field("first_sample_token", table="sample"),
         Field("last_sample_token", table="sample"),
+        Field("name"),
     ),
-    "sample": (Field("timestamp", TIME), Field("scene_token", table="scene"), *_links("sample")),
+    "sample": (Field("timestamp", TIME), *_links("sample"), Field("scene_token", table="scene")),
     "sample_data": (
         Field("sample_token", table="sample"),
         Field("ego_pose_token", table="ego_pose"),
@@ -66,11 +73,26 @@ SCHEMA: dict[str, tuple[Field, ...]] = {
         Field("translation", VECTOR),
         Field("size", SIZE),
         Field("rotation", QUATERNION),
+        *_links("sample_annotation"),
         Field("num_lidar_pts", COUNT),
         Field("num_radar_pts", COUNT),
-        *_links("sample_annotation"),
     ),
+}
+# What need not be there: only cameras must have a picture's size, and hardly anything asks for the visibility.
+LENIENT: dict[str, tuple[Field, ...]] = {
+    "sample_data": (Field("height", COUNT, default=0), Field("width", COUNT, default=0)),
+    "sample_annotation": (Field("visibility_token", TEXT, "visibility", default=""),),
+    "visibility": (Field("level", default=""),),
 }
 # A test split, or a fresh recording, may come without these.
 ANNOTATION_TABLES = ("category", "attribute", "instance", "sample_annotation")
 MAY_BE_EMPTY = ANNOTATION_TABLES
+# A dataset without visibility.json says nothing of it.
+MAY_BE_ABSENT = ("visibility",)
+# All tables, those that others refer to first where that can be.
+TABLES = (*SCHEMA, *MAY_BE_ABSENT)
+
+
+def fields_of(table: str) -> tuple[Field, ...]:
+    """All fields that are read of a table, the token first."""
+    return (TOKEN, *SCHEMA.get(table, ()), *LENIENT.get(table, ()))

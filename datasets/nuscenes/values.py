@@ -10,8 +10,12 @@ from typing import Any, NoReturn
 from datasets.faults import InputRefused
 
 # Microseconds since 1970: a stamp outside the years 2000 to 2100 is in another unit.
-_EARLIEST_US, _LATEST_US = 946_684_800_000_000, 4_102_444_800_000_000
-
+EARLIEST_US, LATEST_US = 946_684_800_000_000, 4_102_444_800_000_000
+LARGEST_COUNT = 2**31
+# No length or position in metres comes near it.
+LARGEST_SUM = 1e15
+QUATERNION_TOLERANCE = 1e-3
+MOST_ATTRIBUTES = 8
 
 _NUMBERS = frozenset((int, float))
 
@@ -25,11 +29,11 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < LARGEST_COUNT
 
 
 def _is_positive(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value < LARGEST_COUNT
 
 
 def _is_flag(value: Any) -> bool:
@@ -37,7 +41,7 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_timestamp(value: Any) -> bool:
-    return type(value) is int and _EARLIEST_US <= value <= _LATEST_US
+    return type(value) is int and EARLIEST_US <= value <= LATEST_US
 
 
 def is_vector(value: Any, length: int = 3) -> bool:
@@ -46,13 +50,13 @@ def is_vector(value: Any, length: int = 3) -> bool:
         type(value) is list
         and len(value) == length
         and _NUMBERS.issuperset(map(type, value))
-        # Refuses infinities and NaN, and integers that no float can hold; no length in metres comes near it.
-        and sum(map(abs, value)) < 1e15
+        # Refuses infinities and NaN, and integers that no float can hold.
+        and sum(map(abs, value)) < LARGEST_SUM
     )
 
 
 def _is_quaternion(value: Any) -> bool:
-    return is_vector(value, 4) and abs(math.hypot(*value) - 1.0) <= 1e-3
+    return is_vector(value, 4) and abs(math.hypot(*value) - 1.0) <= QUATERNION_TOLERANCE
 
 
 def _is_size(value: Any) -> bool:
@@ -68,7 +72,7 @@ def _is_intrinsic(value: Any) -> bool:
 
 
 def _is_attribute_list(value: Any) -> bool:
-    return type(value) is list and len(value) <= 1 and all(map(_is_name, value))
+    return type(value) is list and len(value) <= MOST_ATTRIBUTES and all(map(_is_name, value))
 
 
 def _is_relative_path(value: Any) -> bool:
@@ -87,7 +91,7 @@ class Kind:
 
 TEXT = Kind(_is_text, "text")
 NAME = Kind(_is_name, "text that is not empty")
-COUNT = Kind(_is_count, "a whole number >= 0")
+COUNT = Kind(_is_count, "a whole number >= 0, below 2^31")
 PIXELS = Kind(_is_positive, "a positive number of pixels")
 FLAG = Kind(_is_flag, "true or false")
 TIME = Kind(_is_timestamp, "a whole number of microseconds since 1970, in the years 2000 to 2100")
@@ -100,7 +104,7 @@ INTRINSIC = Kind(
     _is_intrinsic,
     "a 3 x 3 camera matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with positive focal lengths, or [] for other sensors",
 )
-ATTRIBUTES = Kind(_is_attribute_list, "a list of at most one attribute token")
+ATTRIBUTES = Kind(_is_attribute_list, f"a list of at most {MOST_ATTRIBUTES} attribute tokens")
 PATH = Kind(_is_relative_path, "a path relative to the dataroot that does not leave it")
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.faults import InputRefused
+from datasets.nuscenes.index.records import NuScenesIndex
 from datasets.nuscenes.reader import CHANNELS
 from datasets.nuscenes.statistics.figures import LOW_MIDDLE_HIGH, Figure, figure_of, quantiles
-from datasets.nuscenes.tables import Tables, channel_of
 from datasets.nuscenes.values import read_json
 
 _RATES, _OFFSETS, _CAN_BUS = "Clocks (n: intervals)", "Keyframes beside their sample (n: keyframes)", "CAN bus"
@@ -18,21 +18,23 @@ _RATES, _OFFSETS, _CAN_BUS = "Clocks (n: intervals)", "Keyframes beside their sa
 _MESSAGES = ("pose", "gps", "ms_imu", "steeranglefeedback", "vehicle_monitor", "zoe_veh_info", "zoesensors")
 
 
-def clock_figures(all_tables: Iterable[Tables]) -> list[Figure]:
+def clock_figures(indices: Iterable[NuScenesIndex]) -> list[Figure]:
     """Rates from consecutive records, whether their files are there or not.
 
     A channel of which only keyframes are recorded tells nothing about its sensor's clock and has no rate.
     """
     intervals: defaultdict[str, list[int]] = defaultdict(list)
     offsets: defaultdict[str, list[int]] = defaultdict(list)
-    for tables in all_tables:
-        rows = tables["sample_data"]
-        for row in rows.values():
-            channel = channel_of(tables, row)
-            if row["is_key_frame"]:
-                offsets[channel].append(row["timestamp"] - tables["sample"][row["sample_token"]]["timestamp"])
-            if row["next"] and not (row["is_key_frame"] and rows[row["next"]]["is_key_frame"]):
-                intervals[channel].append(rows[row["next"]]["timestamp"] - row["timestamp"])
+    for index in indices:
+        for scene in index.scenes():
+            data = scene.sample_data
+            from_sample = data.timestamp - scene.samples.timestamp[data.sample]
+            to_next = data.timestamp[data.next] - data.timestamp
+            ticks = (data.next >= 0) & ~(data.is_key_frame & data.is_key_frame[data.next])
+            for number, channel in enumerate(index.channels):
+                of_channel = data.channel == number
+                offsets[channel] += from_sample[of_channel & data.is_key_frame].tolist()
+                intervals[channel] += to_next[of_channel & ticks].tolist()
     figures = [_rate(_RATES, channel, np.array(intervals[channel], np.int64)) for channel in CHANNELS]
     for channel in CHANNELS:
         found = quantiles(np.array(offsets[channel], np.int64) * 1e-3, LOW_MIDDLE_HIGH)

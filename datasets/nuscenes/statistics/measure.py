@@ -19,8 +19,6 @@ from datasets.nuscenes.statistics.clocks import can_bus_figures, clock_figures
 from datasets.nuscenes.statistics.figures import Figure, figure_of
 from datasets.nuscenes.statistics.lidar import lidar_figures
 from datasets.nuscenes.statistics.radar import radar_figures
-from datasets.nuscenes.tables import channel_of
-from datasets.nuscenes.values import read_json
 
 _THERE = "What is there (n: records)"
 
@@ -38,7 +36,7 @@ class Measurement:
     """What will be measured of some dataroots: `steps` files and keyframes.
 
     Of each channel at most `max_sweeps` sweeps are read, evenly spread over those that are there. Raises InputRefused
-    where the tables are not usable (datasets.nuscenes.tables).
+    where the tables are not usable (datasets.nuscenes.index.checks).
     """
 
     def __init__(self, roots: Sequence[tuple[Path, str | None]], max_sweeps: int) -> None:
@@ -48,8 +46,10 @@ class Measurement:
         self._readers = [NuScenesReader(root, version, history=0.0, channels=()) for root, version in roots]
         files: defaultdict[str, list[tuple[Path, str]]] = defaultdict(list)
         for reader in self._readers:
-            for row in reader.tables["sample_data"].values():
-                files[channel_of(reader.tables, row)].append((reader.root, row["filename"]))
+            for scene in reader.index.scenes():
+                for row, channel in enumerate(scene.sample_data.channel.tolist()):
+                    filename = reader.index.filename(scene.sample_data, row)
+                    files[reader.index.channels[channel]].append((reader.root, filename))
         self._channels = {channel: _choose(files[channel], max_sweeps) for channel in (LIDAR_CHANNEL, *RADAR_CHANNELS)}
 
     @property
@@ -68,7 +68,7 @@ class Measurement:
         for channel in RADAR_CHANNELS:
             found += radar_figures(channel, self._sweeps(channel, advance, broken))
         found += self._boxes(advance)
-        found += clock_figures(reader.tables for reader in self._readers)
+        found += clock_figures(reader.index for reader in self._readers)
         found += can_bus_figures(reader.root for reader in self._readers)
         return [*self._what_is_there(len(broken)), *found]
 
@@ -84,9 +84,10 @@ class Measurement:
     def _boxes(self, advance: Callable[[], None]) -> list[Figure]:
         levels: dict[str, str] = {}
         for reader in self._readers:
-            names = _visibility_levels(reader)
-            for token, row in reader.tables["sample_annotation"].items():
-                levels[token] = names.get(str(row.get("visibility_token")), "")
+            names = [*reader.index.visibilities, ""]  # -1, none, is the last one
+            for scene in reader.index.scenes():
+                for token, level in zip(scene.annotations.token, scene.annotations.visibility, strict=True):
+                    levels[token] = names[level]
 
         lengths = {}
 
@@ -102,13 +103,13 @@ class Measurement:
         return box_figures(box_columns(frames(), levels.__getitem__, lambda frame: lengths[frame.token]))
 
     def _what_is_there(self, broken: int) -> list[Figure]:
-        tables = [reader.tables for reader in self._readers]
+        scenes = [scene for reader in self._readers for scene in reader.index.scenes()]
         figures = [
             figure_of(_THERE, name, (count,), count, "none")
             for name, count in (
-                ("scenes", sum(len(table["scene"]) for table in tables)),
-                ("keyframes", sum(len(table["sample"]) for table in tables)),
-                ("annotations, all categories", sum(len(table["sample_annotation"]) for table in tables)),
+                ("scenes", len(scenes)),
+                ("keyframes", sum(len(scene.samples.token) for scene in scenes)),
+                ("annotations, all categories", sum(len(scene.annotations.token) for scene in scenes)),
             )
         ]
         for name, channel in self._channels.items():
@@ -129,12 +130,3 @@ def _choose(files: list[tuple[Path, str]], most: int) -> _Channel:
             there.append((root, filename))
     spread = np.unique(np.linspace(0, len(there) - 1, min(most, len(there))).round().astype(int)) if there else []
     return _Channel(len(files), len(there), tuple(there[i] for i in spread))
-
-
-def _visibility_levels(reader: NuScenesReader) -> dict[str, str]:
-    """Visibility token -> level, of a table that our reader does not need and a dataset may lack."""
-    path = reader.root / reader.version / "visibility.json"
-    rows = read_json(path) if path.exists() else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputRefused(f"{path}: expected a list of records, each with a token and a level.")
-    return {str(row.get("token")): str(row.get("level")) for row in rows}

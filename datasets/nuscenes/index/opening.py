@@ -1,0 +1,196 @@
+"""Where an index is kept, whether it is that of the tables, and who builds it.
+
+Beside the tables, in `<root>/<version>/.bevel-index/`; where that folder may not be written, in the user's cache
+(`$XDG_CACHE_HOME/bevel/`, otherwise `~/.cache/bevel/`). An index belongs to the tables' contents: it holds the SHA-256
+of each. As long as a table's size and time of change are those that were noted beside the index, its content is not
+read again. One process builds, under a lock; others wait for it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from datasets.faults import InputRefused
+from datasets.nuscenes.index.file import IndexDamaged, IndexFile, write_index
+from datasets.nuscenes.index.records import NuScenesIndex
+from datasets.nuscenes.schema import TABLES
+
+FOLDER = ".bevel-index"
+# A table that changed so shortly before it was looked at may change once more within one tick of the file system's
+# clock: its content is read again the next time.
+_SETTLED_NS = 2_000_000_000
+# Called with the bytes of the tables that were read so far, and those of all tables, while an index is built.
+BuildProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """A table's file: its size and time of change, when they were looked at, and the content they had then."""
+
+    size: int
+    changed_ns: int
+    seen_ns: int
+    digest: str | None = None
+
+
+def open_index(root: Path, version: str, progress: BuildProgress | None = None) -> NuScenesIndex:
+    """The index of the tables in `root/version`, built first where there is none, or none that fits.
+
+    Raises InputRefused for tables that cannot be used, and where no index can be written.
+    """
+    return NuScenesIndex(_opened(root / version, progress), partial(_mended, root / version))
+
+
+def _mended(folder: Path, damaged: IndexFile) -> IndexFile:
+    """A new index in place of a damaged one. Raises InputRefused where that cannot be removed or the tables changed."""
+    try:
+        if damaged.path.stat().st_ino == damaged.inode:  # otherwise another process was here first
+            damaged.path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputRefused(f"{damaged.path}: the index is damaged; remove the file ({error}).") from None
+    file = _opened(folder, None)
+    if file.digests != damaged.digests:
+        raise InputRefused(f"{folder}: the tables were changed while they were in use; start again.")
+    return file
+
+
+def _opened(folder: Path, progress: BuildProgress | None) -> IndexFile:
+    homes = _homes(folder)
+    for home in homes:
+        file = _fitting(home, folder)
+        if file is not None:
+            return file
+    problem: OSError | None = None
+    for home in filter(_may_be_written, homes):
+        try:
+            with _locked(home):
+                file = _fitting(home, folder)  # while this one waited for the lock, another process may have built it
+                return _built(home, folder, progress) if file is None else file
+        except OSError as error:
+            problem = error
+    raise InputRefused(
+        f"{folder}: the index of the tables can be written neither there nor to {homes[-1]} ({problem}); "
+        "set XDG_CACHE_HOME to a folder that can be written."
+    )
+
+
+def _homes(folder: Path) -> tuple[Path, Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevel"
+    place = folder.resolve()
+    name = f"{place.parent.name}-{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
+    return folder / FOLDER, cache / name
+
+
+def _may_be_written(home: Path) -> bool:
+    """Whether nobody said otherwise: a folder without any right to write is not written to, not even by root."""
+    if home.is_dir():
+        return bool(home.stat().st_mode & 0o222)
+    return home.name != FOLDER or bool(home.parent.stat().st_mode & 0o222)
+
+
+@contextlib.contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """Alone in the folder, which is made. Raises OSError where it cannot be written."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("a") as lock:
+        # Where a file system knows no locks two processes may do the same work; renaming keeps their files whole.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _built(home: Path, folder: Path, progress: BuildProgress | None) -> IndexFile:
+    # Imported here: what compiles loops and reads JSON is not needed to open an index.
+    from datasets.nuscenes.index.build import build
+
+    stamps = {name: _stamp(folder, name) for name in TABLES}
+    total = sum(stamp.size for stamp in stamps.values() if stamp)
+    done = 0
+
+    def count(read: int) -> None:
+        nonlocal done
+        done += read
+        if progress is not None:
+            progress(done, total)
+
+    content = build(folder, count)
+    write_index(home / "columns", content)
+    _note(home, {name: replace(stamp, digest=content.digests[name]) for name, stamp in stamps.items() if stamp})
+    return IndexFile(home / "columns")
+
+
+def _fitting(home: Path, folder: Path) -> IndexFile | None:
+    """The index in `home` if it is whole and that of the tables."""
+    try:
+        file = IndexFile(home / "columns")
+    except (OSError, IndexDamaged):
+        return None
+    noted, annotated = _noted(home), (folder / "sample_annotation.json").exists()
+    fresh: dict[str, _Stamp] = {}
+    for name, digest in file.digests.items():
+        stamp, known = _stamp(folder, name), noted.get(name)
+        if digest is None:
+            if stamp is not None and annotated:  # a table that was not read then would be now
+                return None
+            continue
+        if stamp is None or (known is not None and known.digest == digest and known.size != stamp.size):
+            return None
+        if known is None or not _still_true(known, stamp):
+            known = fresh[name] = replace(stamp, digest=_digest(folder / f"{name}.json"))
+        if known.digest != digest:
+            return None
+    if fresh:
+        with contextlib.suppress(OSError):  # another user's folder: then the contents are read the next time, too
+            _note(home, noted | fresh)
+    return file
+
+
+def _still_true(noted: _Stamp, stamp: _Stamp) -> bool:
+    """Whether a table is, by its size and time, still what was noted."""
+    unchanged = (stamp.size, stamp.changed_ns) == (noted.size, noted.changed_ns)
+    return unchanged and noted.seen_ns - noted.changed_ns > _SETTLED_NS
+
+
+def _stamp(folder: Path, table: str) -> _Stamp | None:
+    seen_ns = time.time_ns()
+    try:
+        status = (folder / f"{table}.json").stat()
+    except OSError:
+        return None
+    return _Stamp(status.st_size, status.st_mtime_ns, seen_ns)
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _note(home: Path, stamps: dict[str, _Stamp]) -> None:
+    content = {name: asdict(stamp) for name, stamp in stamps.items()}
+    temporary = home / f".tables.json.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(json.dumps(content, indent=1))
+        temporary.replace(home / "tables.json")
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _noted(home: Path) -> dict[str, _Stamp]:
+    """What was noted of the tables; nothing where the notes cannot be read, so that the contents are."""
+    try:
+        content = json.loads((home / "tables.json").read_bytes())
+        return {name: _Stamp(**entry) for name, entry in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,123 @@
+"""What the index of nuScenes' tables costs: building it, opening it, and beside that the devkit opening the tables."""
+
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.nuscenes.reader import NuScenesReader
+from tools.benchmarks.nuscenes_tables import RecordCounts, TablesSize, write_tables
+
+_VERSION = "v1.0-trainval"
+_OPENINGS = 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall and CPU seconds, imports not counted, and the largest resident memory of the process, imports counted."""
+
+    wall: float
+    cpu: float
+    peak_mib: float
+
+
+@dataclass(frozen=True)
+class IndexFigures:
+    """`opening`: the median over fresh processes, up to the annotations of the first sample. `scanning`: opening and
+    then the annotations, velocities included, of 150 scenes, as many as the split val has. `devkit`: None where it
+    was not asked for.
+    """
+
+    records: RecordCounts
+    table_bytes: int
+    index_bytes: int
+    building: Cost
+    opening: Cost
+    scanning: Cost
+    devkit: Cost | None
+
+    @property
+    def opening_ratio(self) -> float | None:
+        """How many times faster than the devkit the index opens."""
+        return None if self.devkit is None else self.devkit.wall / self.opening.wall
+
+    def lines(self) -> list[str]:
+        """The figures as a table."""
+        counts = f"{self.records.samples:,} samples, {self.records.sample_data:,} sensor records and poses, "
+        lines = [
+            f"{counts}{self.records.annotations:,} annotations; one process each, one thread",
+            f"JSON tables {self.table_bytes / 2**20:,.0f} MiB, index {self.index_bytes / 2**20:,.0f} MiB",
+            f"{'':28}{'wall s':>10}{'CPU s':>10}{'peak MiB':>10}",
+        ]
+        rows = {"build the index": self.building, "open the index": self.opening, "and read 150 scenes": self.scanning}
+        if self.devkit is not None:
+            rows["NuScenes(...) of the devkit"] = self.devkit
+        for name, cost in rows.items():
+            lines.append(f"{name:28}{cost.wall:>10.3f}{cost.cpu:>10.3f}{cost.peak_mib:>10.0f}")
+        if self.opening_ratio is not None:
+            lines.append(f"opened {self.opening_ratio:,.0f} times faster than by the devkit")
+        return lines
+
+
+def bench_index(folder: Path, size: TablesSize | None = None, *, devkit: bool = True) -> IndexFigures:
+    """Write tables of a size (trainval's: 3 GB) into a temporary folder inside `folder`, measure, delete them.
+
+    The devkit needs 8 GB of memory for trainval's size, and a minute and a half.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        root = Path(temporary)
+        records = write_tables(root, _VERSION, size or TablesSize())
+        reference = _in_new_process(_open_devkit, root) if devkit else None
+        building = _in_new_process(_open, root)
+        openings = [_in_new_process(_open, root) for _ in range(_OPENINGS)]
+        scans = [_in_new_process(_scan, root) for _ in range(_OPENINGS)]
+        tables = sum(path.stat().st_size for path in (root / _VERSION).glob("*.json"))
+        index = NuScenesReader(root).index.path.stat().st_size
+    return IndexFigures(records, tables, index, building, _median(openings), _median(scans), reference)
+
+
+def _median(costs: list[Cost]) -> Cost:
+    return Cost(*(statistics.median(getattr(cost, name) for cost in costs) for name in ("wall", "cpu", "peak_mib")))
+
+
+def _in_new_process(work: Callable[[Path], Cost], root: Path) -> Cost:
+    """What the work costs in a process that has done nothing else."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, (root,))
+
+
+def _measured(work: Callable[[], object]) -> Cost:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    return Cost(wall, cpu, peak / 2**10)
+
+
+def _open(root: Path) -> Cost:
+    def work() -> None:
+        reader = NuScenesReader(root)
+        reader.annotations(reader.index.sample_tokens(0)[0])
+
+    return _measured(work)
+
+
+def _scan(root: Path) -> Cost:
+    def work() -> float:
+        index = NuScenesReader(root).index
+        scenes = range(min(150, len(index.scene_names)))
+        return sum(float(np.nansum(index.scene(scene).annotations.velocity)) for scene in scenes)
+
+    return _measured(work)
+
+
+def _open_devkit(root: Path) -> Cost:
+    from nuscenes import NuScenes
+
+    return _measured(lambda: NuScenes(_VERSION, str(root), verbose=False))
