@@ -1,15 +1,22 @@
 """Measure what things cost on this machine."""
 
 from pathlib import Path
+from typing import Annotated
 
-from tyro.extras import subcommand_type_from_defaults
+from tyro.conf import subcommand
 
+from tools.benchmarks.data import DataBench, bench_data
 from tools.benchmarks.simulation import SimulationBench, bench_simulation
 
-# One benchmark for each subcommand.
-BenchArguments = subcommand_type_from_defaults({"simulate": SimulationBench()})
+BenchArguments = (
+    Annotated[SimulationBench, subcommand("simulate", description="What writing the synthetic world costs.")]
+    | Annotated[DataBench, subcommand("data", description="What reading tables, sensor files and samples costs.")]
+)
+"""What `bevel bench` takes: one of its benchmarks, with that benchmark's arguments."""
 
 
-def bench(arguments: SimulationBench) -> Path | None:
+def bench(arguments: SimulationBench | DataBench) -> Path | None:
     """Run one benchmark; returns the file that it wrote, if any. Raises InputRefused for bad numbers."""
-    return bench_simulation(arguments)
+    if isinstance(arguments, SimulationBench):
+        return bench_simulation(arguments)
+    return bench_data(arguments)

@@ -36,7 +36,7 @@ from tools.visualize import DetectorView, draw_frames, evenly_spread
 
 _TRAIN_SPLIT, _VAL_SPLIT = "mini_train", "mini_val"
 # What two cores render in a minute and a half.
-DEMO_WORLD = WorldConfig(scenes=10, keyframes=10, image_width=480, seed=0)
+DEMO_WORLD = WorldConfig(scenes=10, keyframes=10, image_width=480, seed=0, conditions="day")
 # Steps that are only timed, to find out how many fit; the first few are slower and do not count.
 _TIMED_STEPS, _WARM_UP_STEPS = 10, 4
 _FEWEST_STEPS, _MOST_STEPS = 20, 2000
@@ -116,6 +116,7 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
             keyframes=config.keyframes,
             image_width=config.image_width,
             seed=config.seed,
+            conditions=config.conditions,
             restart=not can_go_on(world, config),
         )
     )

@@ -1,13 +1,14 @@
 """The presets: complete configs, by name."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from datasets.augment import BevAugmentation
 from datasets.augmentation import Augmentation
 from datasets.faults import InputRefused
 from datasets.make_sample import SampleConfig
 from perception import presets
-from tools.run_config import RunConfig
+from tools.run_config import RunConfig, read_config
 from tools.training.config import TrainingConfig
 
 
@@ -55,3 +56,12 @@ def preset(name: str) -> RunConfig:
     if name not in PRESETS:
         raise InputRefused(f"there is no preset {name!r}; there are {', '.join(PRESETS)}.")
     return PRESETS[name]()
+
+
+def preset_or_config(name: str) -> RunConfig:
+    """The preset of this name, or the config in the file of this name. Raises InputRefused for anything else."""
+    if name in PRESETS:
+        return preset(name)
+    if Path(name).is_file():
+        return read_config(Path(name))
+    raise InputRefused(f"{name} is neither a preset ({', '.join(PRESETS)}) nor a config file: see bevel train --help.")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from datasets.synthetic.conditions import SceneConditions
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.simulate import simulate as write_dataset
 from datasets.synthetic.writing.effort import Effort
@@ -42,6 +43,8 @@ class SimulateArguments:
     """The same seed and settings give the same bytes."""
     camera_sweeps: bool = False
     """Also render the pictures between keyframes (12 Hz in all)."""
+    conditions: SceneConditions = "mixed"
+    """Light and weather of all scenes; mixed: half of them by day, the others at dusk, night, in rain or fog."""
     faults: Path | None = None
     """A JSON list of faults to inject (docs/synthetic-world.md)."""
     fault_scenes: float = 0.0
@@ -64,6 +67,7 @@ def simulate(arguments: SimulateArguments) -> Path:
         image_width=arguments.image_width,
         seed=arguments.seed,
         camera_sweeps=arguments.camera_sweeps,
+        conditions=arguments.conditions,
         faults=read_faults(arguments.faults) if arguments.faults is not None else (),
         fault_scenes=arguments.fault_scenes,
     )

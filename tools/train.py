@@ -18,7 +18,7 @@ from datasets.nuscenes.splits import default_split
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
 from tools.open_dataset import open_reader
-from tools.presets import PRESETS, preset
+from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig, read_config
 from tools.training.loading import MissingSensorsPolicy
@@ -97,14 +97,7 @@ def train(arguments: TrainArguments) -> Path:
 
 def training_config(arguments: TrainArguments) -> RunConfig:
     """The preset or the config file, with what the command line changes."""
-    if arguments.config in PRESETS:
-        config = preset(arguments.config)
-    elif Path(arguments.config).is_file():
-        config = read_config(Path(arguments.config))
-    else:
-        raise InputRefused(
-            f"{arguments.config} is neither a preset ({', '.join(PRESETS)}) nor a config file: see bevel train --help."
-        )
+    config = preset_or_config(arguments.config)
     try:
         if arguments.steps is not None:
             config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))

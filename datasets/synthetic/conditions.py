@@ -9,6 +9,8 @@ from jaxtyping import Float64
 from datasets.synthetic.arrays import Array
 
 ConditionName = Literal["day", "dusk", "night", "rain", "fog"]
+# What a dataset can be asked for: one condition for all scenes, or a mixture.
+SceneConditions = Literal["mixed", "day", "dusk", "night", "rain", "fog"]
 
 # Which condition a scene has, by its number: half of all scenes by day, as many at night and in the rain as nuScenes
 # has (about an eighth and a fifth of its scenes), and some that it lacks.

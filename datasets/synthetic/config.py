@@ -1,10 +1,9 @@
 """How large the world is, how it is recorded, and what its scenes are called."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from datasets.faults import InputRefused
-from datasets.synthetic.conditions import MIXED, ConditionName
+from datasets.synthetic.conditions import MIXED, ConditionName, SceneConditions
 from datasets.synthetic.writing.injected_faults import DeadSensor, InjectedFault
 
 # The official splits of v1.0-mini. Those of v1.0-trainval are read from the devkit, which takes seconds to import.
@@ -29,7 +28,7 @@ class WorldConfig:
     """The same seed and settings give the same bytes."""
     camera_sweeps: bool = False
     """Also render the pictures between keyframes."""
-    conditions: ConditionName | Literal["mixed"] = "mixed"
+    conditions: SceneConditions = "mixed"
     """Light and weather of every scene; mixed: half of the scenes by day, the others at dusk, night, in rain or fog."""
     faults: tuple[InjectedFault, ...] = ()
     """What is wrong with the recording, in which scenes and with which sensors."""
