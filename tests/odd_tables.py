@@ -162,7 +162,7 @@ def _add_track(draw: st.DrawFn, token: Callable[[], str], tables: Tables, sample
                 "instance_token": instance,
                 "attribute_tokens": [attribute["token"] for attribute in attributes],
                 "size": [draw(st.floats(0.1, 20)) for _ in range(3)],
-                "num_lidar_pts": draw(st.integers(0, 10**6)),
+                "num_lidar_pts": draw(st.integers(0, 2**63 - 1)),
                 "num_radar_pts": draw(st.integers(0, 10)),
             }
             | draw(st.sampled_from(visibilities))

@@ -35,8 +35,8 @@ def annotations_of(index: NuScenesIndex, scene: SceneRecords, sample: int) -> An
         boxes_global=boxes,
         tokens=tuple(records.token[row] for row in rows.tolist()),
         instance_tokens=tuple(index.instance_tokens[row] for row in records.instance[rows].tolist()),
-        lidar_point_counts=torch.from_numpy(records.num_lidar_pts[rows].astype(np.int64)),
-        radar_point_counts=torch.from_numpy(records.num_radar_pts[rows].astype(np.int64)),
+        lidar_point_counts=torch.from_numpy(records.num_lidar_pts[rows]),
+        radar_point_counts=torch.from_numpy(records.num_radar_pts[rows]),
     )
 
 

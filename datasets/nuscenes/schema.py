@@ -6,6 +6,7 @@ from typing import Any
 from datasets.nuscenes.values import (
     ATTRIBUTES,
     COUNT,
+    EXTENT,
     FLAG,
     INTRINSIC,
     NAME,
@@ -80,7 +81,7 @@ SCHEMA: dict[str, tuple[Field, ...]] = {
 }
 # What need not be there: only cameras must have a picture's size, and hardly anything asks for the visibility.
 LENIENT: dict[str, tuple[Field, ...]] = {
-    "sample_data": (Field("height", COUNT, default=0), Field("width", COUNT, default=0)),
+    "sample_data": (Field("height", EXTENT, default=0), Field("width", EXTENT, default=0)),
     "sample_annotation": (Field("visibility_token", TEXT, "visibility", default=""),),
     "visibility": (Field("level", default=""),),
 }

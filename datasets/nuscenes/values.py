@@ -11,7 +11,6 @@ from datasets.faults import InputRefused
 
 # Microseconds since 1970: a stamp outside the years 2000 to 2100 is in another unit.
 EARLIEST_US, LATEST_US = 946_684_800_000_000, 4_102_444_800_000_000
-LARGEST_COUNT = 2**31
 # No length or position in metres comes near it.
 LARGEST_SUM = 1e15
 QUATERNION_TOLERANCE = 1e-3
@@ -29,11 +28,15 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < LARGEST_COUNT
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_extent(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
 
 
 def _is_positive(value: Any) -> bool:
-    return type(value) is int and 0 < value < LARGEST_COUNT
+    return _is_extent(value) and value > 0
 
 
 def _is_flag(value: Any) -> bool:
@@ -91,7 +94,8 @@ class Kind:
 
 TEXT = Kind(_is_text, "text")
 NAME = Kind(_is_name, "text that is not empty")
-COUNT = Kind(_is_count, "a whole number >= 0, below 2^31")
+COUNT = Kind(_is_count, "a whole number >= 0")
+EXTENT = Kind(_is_extent, "a number of pixels, 0 where there are none")
 PIXELS = Kind(_is_positive, "a positive number of pixels")
 FLAG = Kind(_is_flag, "true or false")
 TIME = Kind(_is_timestamp, "a whole number of microseconds since 1970, in the years 2000 to 2100")

@@ -19,6 +19,7 @@ from datasets.nuscenes.values import (
     ATTRIBUTES,
     COUNT,
     EARLIEST_US,
+    EXTENT,
     FLAG,
     INTRINSIC,
     LARGEST_SUM,
@@ -138,6 +139,10 @@ def _all_times(times: Values) -> bool:
     return bool(((times.array >= EARLIEST_US) & (times.array <= LATEST_US)).all())
 
 
+def _none_negative(counts: Values) -> bool:
+    return bool((counts.array >= 0).all())
+
+
 def _all_paths(names: FileNames) -> bool:
     return all(PATH.accepts(template.replace(STAMP, "0")) for template in names.templates)
 
@@ -154,8 +159,8 @@ _VECTOR_TYPE = tuple[float, float, float]
 _TYPES: dict[Kind, ColumnType] = {
     NAME: ColumnType(str, _texts, lambda column: all(column.texts)),
     TIME: ColumnType(int, _integers(np.int64), _all_times),
-    # Kind COUNT ends where int32 does.
-    COUNT: ColumnType(int, _integers(np.int32), lambda counts: bool((counts.array >= 0).all())),
+    COUNT: ColumnType(int, _integers(np.int64), _none_negative),
+    EXTENT: ColumnType(int, _integers(np.int32), _none_negative),
     FLAG: ColumnType(bool, _flags, lambda flags: True),
     VECTOR: ColumnType(_VECTOR_TYPE, _floats(3), _all_bounded),
     SIZE: ColumnType(_VECTOR_TYPE, _floats(3), _all_positive),

@@ -92,8 +92,8 @@ class SampleAnnotations:
     size: Float64[Array, "N 3"]
     rotation: Float64[Array, "N 4"]
     velocity: Float64[Array, "N 2"]
-    num_lidar_pts: Int32[Array, "N"]
-    num_radar_pts: Int32[Array, "N"]
+    num_lidar_pts: Int64[Array, "N"]
+    num_radar_pts: Int64[Array, "N"]
     prev: Int32[Array, "N"]
     next: Int32[Array, "N"]
 
