@@ -37,9 +37,9 @@ def image(pixels: np.ndarray, suffix: str = ".png") -> CameraImage:
 
 
 def gradient() -> np.ndarray:
-    """A picture that says where it is: red grows with u, green with v, in steps of one grey level and a half."""
+    """A picture that says where it is: red grows with u by 1.4 grey levels a pixel, green with v by 2.3."""
     u, v = np.meshgrid(np.arange(160), np.arange(96))
-    return np.stack([20 + u, 20 + 1.5 * v, np.full_like(u, 100)], axis=2).round().astype(np.uint8)
+    return np.stack([20 + 1.4 * u, 20 + 2.3 * v, np.full_like(u, 100)], axis=2).round().astype(np.uint8)
 
 
 changes = st.builds(
@@ -68,11 +68,12 @@ def test_pixels_show_what_the_matrix_says(change: PictureChange, suffix: str) ->
     inside = (recorded[..., 0] > 4) & (recorded[..., 0] < 155) & (recorded[..., 1] > 4) & (recorded[..., 1] < 91)
     if inside.sum() < 200:
         return
-    seen = torch.stack([picture[0] - 20.0, (picture[1] - 20.0) / 1.5], dim=-1)
+    seen = torch.stack([(picture[0] - 20.0) / 1.4, (picture[1] - 20.0) / 2.3], dim=-1)
     off = (seen - recorded[..., :2])[inside]
-    # Grey levels are whole numbers and a JPEG's a little off; on average that is nothing, and half a pixel would show.
+    # Grey levels are whole numbers and a JPEG's a little off. On average that is next to nothing, but where every second
+    # pixel is taken all are rounded the same way: by up to 0.36 of a pixel. Half a pixel would show.
     assert off.abs().max() < (1.2 if suffix == ".png" else 5.0)
-    assert off.mean(dim=0).abs().max() < 0.2
+    assert off.mean(dim=0).abs().max() < 0.4
 
 
 @settings(max_examples=80, deadline=None)

@@ -43,7 +43,9 @@ def painted(world: World, numbers: set[int], material: Material) -> World:
 
 def share_filled(world: World, number: int) -> float:
     """How much of its projected box an object in full view fills at least: one sees past limbs and through cycles."""
-    return {"bicycle": 0.15, "motorcycle": 0.15, "pedestrian": 0.2}.get(world.users[number].body.kind, 0.3)
+    return {"bicycle": 0.15, "motorcycle": 0.15, "pedestrian": 0.2, "traffic_cone": 0.2}.get(
+        world.users[number].body.kind, 0.3
+    )
 
 
 def outline(box: Box, intrinsics: np.ndarray) -> np.ndarray | None:
