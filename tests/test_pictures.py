@@ -70,8 +70,8 @@ def test_pixels_show_what_the_matrix_says(change: PictureChange, suffix: str) ->
         return
     seen = torch.stack([(picture[0] - 20.0) / 1.4, (picture[1] - 20.0) / 2.3], dim=-1)
     off = (seen - recorded[..., :2])[inside]
-    # Grey levels are whole numbers and a JPEG's a little off. On average that is next to nothing, but where every second
-    # pixel is taken all are rounded the same way: by up to 0.36 of a pixel. Half a pixel would show.
+    # Grey levels are whole numbers and a JPEG's a little off. On average that is next to nothing, but where every
+    # second pixel is taken all are rounded the same way: by up to 0.36 of a pixel. Half a pixel would show.
     assert off.abs().max() < (1.2 if suffix == ".png" else 5.0)
     assert off.mean(dim=0).abs().max() < 0.4
 

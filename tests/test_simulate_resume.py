@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from datasets import synthetic
 from datasets.faults import InputRefused
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.simulate import simulate
 from datasets.synthetic.writing.effort import Effort
 from datasets.synthetic.writing.table_files import join_table, write_scene_rows
-from datasets.synthetic.writing.unfinished import can_go_on, unfinished_folder
+from datasets.synthetic.writing.unfinished import can_go_on, program_sources, unfinished_folder
 from tools.__main__ import main
 from tools.exit_codes import ExitCode
 
@@ -173,6 +174,11 @@ def test_one_process_at_a_time_and_only_with_the_same_settings(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         simulate(root, other, restart=True, resumed=interrupt)
     assert can_go_on(root, other)
+
+
+def test_the_program_is_all_of_the_simulator() -> None:
+    names = {path.relative_to(Path(synthetic.__file__).parent).as_posix() for path in program_sources()}
+    assert names >= {"world.py", "config.py", "scenery/roads.py", "pictures/shading.py", "writing/unfinished.py"}
 
 
 def test_an_unfinished_dataset_of_another_program_is_refused(tmp_path: Path) -> None:

@@ -289,7 +289,15 @@ def test_what_is_in_use_or_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="not an empty folder"):
         simulate(tmp_path / "mine", WorldConfig(scenes=1))
     assert (tmp_path / "mine").read_text() == "keep"
-    for wrong in ({"scenes": 0}, {"scenes": 851}, {"keyframes": 0}, {"image_width": 100}, {"seed": -1}):
+    for wrong in (
+        {"scenes": 0},
+        {"scenes": 851},
+        {"keyframes": 0},
+        {"keyframes": 81},
+        {"image_width": 100},
+        {"seed": -1},
+        {"image_width": 16000},
+    ):
         with pytest.raises(InputRefused):
             WorldConfig(**wrong)
     with pytest.raises(InputRefused, match="jobs"):
@@ -331,3 +339,24 @@ def test_camera_sweeps_lie_between_the_keyframes(tmp_path: Path) -> None:
     pictures = [row for row in devkit.sample_data if row["channel"] == "CAM_FRONT"]
     assert [row["is_key_frame"] for row in pictures] == [True, *[False] * 5, True]
     assert all(cv2.imread(str(tmp_path / "world" / row["filename"])).shape == (9, 16, 3) for row in pictures)
+
+
+def test_large_sets_are_trainval_and_the_devkit_loads_them(tmp_path: Path) -> None:
+    config = WorldConfig(scenes=11, keyframes=1, image_width=16)
+    simulate(tmp_path / "world", config, jobs=1)
+    devkit = NuScenes("v1.0-trainval", str(tmp_path / "world"), verbose=False)
+    splits = create_splits_scenes()
+    names = [scene["name"] for scene in devkit.scene]
+    assert (sum(name in splits["train"] for name in names), sum(name in splits["val"] for name in names)) == (9, 2)
+    assert len(devkit.lidarseg) == 11
+    described = [scene["description"].lower() for scene in devkit.scene]
+    for condition, count in (("night", 1), ("rain", 2), ("dusk", 1), ("fog", 1)):
+        assert sum(condition in text for text in described) == count
+
+
+def test_the_ground_reaches_as_far_as_sensors_see_from_the_edge_of_the_map() -> None:
+    world = build_world(WorldConfig(scenes=1, keyframes=60, seed=0, conditions="day"), 0)
+    edge, instant = world.plan.surface.half_size, Surroundings(world).at(0.0)
+    downwards = np.array([[x, y, 30.0, 0.0, 0.0, -1.0] for x in (-1, 1) for y in (-1, 1)], np.float32)
+    downwards[:, :2] *= edge + 290.0
+    assert np.allclose(instant.cast(downwards).distances, 30.0, atol=1e-3)

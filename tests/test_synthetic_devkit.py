@@ -348,8 +348,6 @@ def test_the_devkits_own_detection_evaluation(
 def test_the_devkits_own_lidarseg_tests(
     synthetic_root: Path, devkit: NuScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not hasattr(devkit, "lidarseg"):
-        pytest.skip("the synthetic world has no lidarseg.json")
     result = run_own_tests("nuscenes.tests.test_lidarseg", synthetic_root, tmp_path, monkeypatch)
     assert result.testsRun == 3
     assert [trace for _, trace in result.errors + result.failures] == []

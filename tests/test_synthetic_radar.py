@@ -96,6 +96,26 @@ def test_doppler_of_what_stands_is_the_radars_own_motion(turning: tuple[World, f
     assert np.ptp(expected) > 0.5
 
 
+def test_a_mount_that_is_not_as_believed_shows_in_what_stands() -> None:
+    config = WorldConfig(scenes=5, keyframes=8, seed=2, conditions="day")
+    worlds = (build_world(config, index) for index in range(5))
+    world, time = next((w, t) for w in worlds for t in (0.5, 1.5, 2.5) if w.drive.speed(t) > 5.0)
+    reflectors = ReflectorMap(world, Surroundings(world).still, [1])
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]
+    believed = radar.Belief(time, _FRONT)
+
+    def seeming_speed(mount: np.ndarray) -> float:
+        fields = radar.sweep(reflectors, world, time, mount, np.random.default_rng(3), believed=believed)
+        column = {name: fields[:, i] for i, name in enumerate(RADAR_FIELDS)}
+        valid = column["invalid_state"] == 0
+        return float(np.median(np.hypot(column["vx_comp"], column["vy_comp"])[valid]))
+
+    as_believed, turned = seeming_speed(_FRONT), seeming_speed(_FRONT @ turn)
+    assert as_believed < 0.2
+    assert turned > as_believed + 0.2
+
+
 def test_two_targets_in_one_cell_are_one_detection() -> None:
     apart = {
         "range": (30.1, 30.7, 0.0, 0.0, 0.0),

@@ -12,6 +12,8 @@ _MINI_TRAIN = (
 )  # fmt: skip
 _MINI_VAL = ("scene-0103", "scene-0916")
 _MAX_MINI_SCENES, _MAX_SCENES = 10, 850
+# Twice nuScenes' scenes and pictures: the map and the pictures must fit into a worker's memory.
+_MAX_KEYFRAMES, _MAX_WIDTH = 80, 3200
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ class WorldConfig:
             raise InputRefused(
                 f"scenes must lie between 1 and {_MAX_SCENES}, it is {self.scenes}: choose fewer scenes."
             )
-        if self.keyframes < 1:
-            raise InputRefused(f"keyframes must be at least 1, it is {self.keyframes}.")
-        if self.image_width < 16 or self.image_width % 16:
-            raise InputRefused(f"image_width must be a positive multiple of 16 pixels, it is {self.image_width}.")
+        if not 1 <= self.keyframes <= _MAX_KEYFRAMES:
+            raise InputRefused(f"keyframes must lie between 1 and {_MAX_KEYFRAMES}, it is {self.keyframes}.")
+        if not 16 <= self.image_width <= _MAX_WIDTH or self.image_width % 16:
+            raise InputRefused(
+                f"image_width must be a multiple of 16 pixels from 16 to {_MAX_WIDTH}, it is {self.image_width}."
+            )
         if self.seed < 0:
             raise InputRefused(f"seed must not be negative, it is {self.seed}.")
         if not 0.0 <= self.fault_scenes <= 1.0:

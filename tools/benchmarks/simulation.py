@@ -73,9 +73,11 @@ def bench_simulation(arguments: SimulationBench) -> Path | None:
     """Measure, print a table, and write the figures to `arguments.output`. Raises InputRefused for bad numbers."""
     if not arguments.jobs:
         raise InputRefused("--jobs must name at least one number of processes.")
+    if min(arguments.jobs) < 1:
+        raise InputRefused(f"--jobs must be at least 1, it is {min(arguments.jobs)}.")
     for jobs in arguments.jobs:
-        if jobs < 1 or arguments.keyframes < 4 * jobs + 4:
-            raise InputRefused(f"--keyframes must be at least {4 * max(jobs, 1) + 4} to measure {jobs} processes.")
+        if arguments.keyframes < 4 * jobs + 4:
+            raise InputRefused(f"--keyframes must be at least {4 * jobs + 4} to measure {jobs} processes.")
     machine = this_machine()
     print(machine.text(), flush=True)
     cases = [(jobs, sweeps) for sweeps in (False, True) for jobs in arguments.jobs]

@@ -53,9 +53,9 @@ _MAX_RANGE, _RANGE_STEP = 104.0, 0.002
 _RANGE_NOISE, _NOISE_PER_METRE = 0.0045, 1e-4
 # So much of the roof's returns is missing in real sweeps (rings 0 to 7; most of it behind, where they graze it).
 _OWN_LOST = 0.03
-# The intensity of a beam that nothing answered: real lasers repeat a number of their own, mostly between 2 and 30.
 # With it the intensities have the quantiles of real sweeps.
 _GAIN = 1.3
+# The intensity of a beam that nothing answered: real lasers repeat a number of their own, mostly between 2 and 30.
 _UNANSWERED: Float32[Array, "32"] = (2 + np.arange(RINGS) * 11 % 29).astype(np.float32)
 
 

@@ -25,8 +25,9 @@ _FLANK_DROPPED, _CHILD_DROPPED, _MULTI_MARKED = 0.75, 0.6, 0.9
 
 @dataclass(frozen=True)
 class Detections:
-    """D detections of one scan by rising range, as measured. `states` are invalid states, `stopped` marks road users
-    that stand where they may drive."""
+    """D detections of one scan by rising range, as measured. Ranges in metres, azimuths in radians, `doppler` in m/s
+    (positive: going away), `rcs` in dBsm; `states` are invalid states, `owners` road users' numbers or BACKGROUND.
+    """
 
     ranges: Float64[Array, "D"]
     azimuths: Float64[Array, "D"]

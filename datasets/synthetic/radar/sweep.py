@@ -1,5 +1,7 @@
 """One sweep of a radar unit: echoes of the world, the near and the far scan, and the returns that are reported."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float32, Float64
 
@@ -22,17 +24,30 @@ _FALSE_ALARMS, _RAIN_ALARMS, _RAIN_REACH = 1.5, 0.08, 25.0
 _COMPENSATION_LAG, _COMPENSATION_NOISE = 0.1, 0.04
 
 
+@dataclass(frozen=True)
+class Belief:
+    """When (seconds since the scene's start) and from where in ego the recorder takes a radar to have measured."""
+
+    time: float
+    ego_from_radar: Float64[Array, "4 4"]
+
+
 def sweep(
     reflectors: ReflectorMap,
     world: World,
     time: float,
     ego_from_radar: Float64[Array, "4 4"],
     rng: np.random.Generator,
+    *,
+    believed: Belief | None = None,
 ) -> Float32[Array, "R 18"]:
     """Returns with the 18 RADAR_FIELDS: those of the near scan by rising range, then those of the far scan.
 
-    There is always at least one.
+    Places and velocities are in the radar's frame (metres, m/s). The radar measures at `time` (seconds since the
+    scene's start) from where it truly hangs, `ego_from_radar`; it takes off its own motion by what it is `believed` to
+    be, where that is something else. There is always at least one return.
     """
+    believed = Belief(time, ego_from_radar) if believed is None else believed
     world_from_radar = world.drive.world_from_ego(time) @ ego_from_radar
     motion, rain_rate = motion_of(world, time, ego_from_radar), world.conditions.rain_rate
     scenery = Scenery(reflectors.still, reflectors.obstacles(time), reflectors.through_loss, rain_rate)
@@ -41,10 +56,11 @@ def sweep(
     near, far = detect(echoes, NEAR, rng), detect(echoes, FAR, rng)
     reported = _first(near, far, _MAX_RETURNS)
     is_far = np.arange(len(reported.ranges)) >= len(near.ranges)
-    compensation = motion_of(world, time + _COMPENSATION_LAG, ego_from_radar).velocity
+    told = motion_of(world, believed.time, believed.ego_from_radar)
+    compensation = motion_of(world, believed.time + _COMPENSATION_LAG, believed.ego_from_radar).velocity
     compensation = compensation + rng.normal(0.0, _COMPENSATION_NOISE, 2)
     stopped = stopped_owners(reported.owners, reflectors.standing(time))
-    return fields_of(reported, is_far, stopped, motion, compensation, float(ego_from_radar[0, 3]), rng)
+    return fields_of(reported, is_far, stopped, told, compensation, float(believed.ego_from_radar[0, 3]), rng)
 
 
 def motion_of(world: World, time: float, ego_from_radar: Float64[Array, "4 4"]) -> Motion:

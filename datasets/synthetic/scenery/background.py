@@ -18,7 +18,7 @@ _BOUNDARY_STEP = 6.0
 
 def background_mesh(plan: RoadPlan, occupancy: Occupancy, reach: float, rng: np.random.Generator) -> Mesh:
     """The ground and everything that stands on it for good; posts and trunks take their ground in `occupancy`."""
-    parts = [_ground(), sidewalks(plan, reach)]
+    parts = [_ground(plan.surface.half_size), sidewalks(plan, reach)]
     roads = (
         (plan.main, plan.main_half_width, plan.cross_half_width),
         (plan.cross, plan.cross_half_width, plan.main_half_width),
@@ -41,8 +41,9 @@ def background_mesh(plan: RoadPlan, occupancy: Occupancy, reach: float, rng: np.
     return combined(parts)
 
 
-def _ground() -> Mesh:
-    far = 400.0
+def _ground(half_size: float) -> Mesh:
+    """The ground as far as any sensor sees from any place on the map of this half size, metres."""
+    far = half_size + 300.0
     corners = np.array([[-far, -far, 0.0], [far, -far, 0.0], [far, far, 0.0], [-far, far, 0.0]], np.float32)
     materials = np.full(2, int(Material.GROUND), np.int32)
     return Mesh(corners, np.array([[0, 1, 2], [0, 2, 3]], np.int32), materials)

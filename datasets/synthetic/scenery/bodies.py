@@ -87,7 +87,7 @@ class RadarLook:
 
 # Vehicles behave like plates and trihedrals, motorcycles like cylinders (Suzuki, 7th ITS World Congress 2000), people
 # are the weakest (77 GHz: Fortuny-Guasch and Chareau, JRC report EUR 25762, 2013). The levels are set so that the
-# strongest return in a box has the RCS it has in the boxes of nuScenes keyframes (docs/synthetic-world.md).
+# strongest return in a box has the RCS it has in the boxes of nuScenes keyframes.
 RADAR_LOOKS: dict[Kind, RadarLook] = {
     "car": RadarLook(front=13.0, rear=15.0, side=16.0, outline=1.0),
     "truck": RadarLook(front=22.0, rear=26.0, side=24.0, outline=7.0),

@@ -35,12 +35,6 @@ class Mesh:
         vertices = (self.vertices @ rotation.T + np.array([x, y, z])).astype(np.float32)
         return Mesh(vertices, self.triangles, self.materials)
 
-    def pitched(self, pitch: float) -> "Mesh":
-        """Turned about y; positive lifts the front."""
-        cos, sin = np.cos(pitch), np.sin(pitch)
-        rotation = np.array([[cos, 0.0, -sin], [0.0, 1.0, 0.0], [sin, 0.0, cos]])
-        return Mesh((self.vertices @ rotation.T).astype(np.float32), self.triangles, self.materials)
-
     def fitted(self, length: float, width: float, height: float, reference: "Mesh | None" = None) -> "Mesh":
         """Scaled along each axis to fill exactly the box of this size that stands centred on the origin's ground.
 

@@ -136,6 +136,7 @@ class _Painter:
         self._half_size = half_size
 
     def strip(self, path: Path, left: float, right: float, span: tuple[float, float], material: Material) -> None:
+        """From `left` to `right` of a path (metres, positive to the left), over a span of its way."""
         if span[1] - span[0] < 0.05:
             return
         poses = path.at(np.linspace(span[0], span[1], max(2, int((span[1] - span[0]) / 2.0))))
@@ -143,6 +144,7 @@ class _Painter:
         self.polygon(np.concatenate([poses[:, :2] + left * normals, (poses[:, :2] + right * normals)[::-1]]), material)
 
     def polygon(self, outline: Float64[Array, "K 2"], material: Material) -> None:
+        """What an outline in world x, y (metres) encloses."""
         # Sixteenths of a cell; cv2 counts from the middle of a cell.
         corners = np.round(((outline + self._half_size) / RESOLUTION - 0.5) * 16).astype(np.int32)
         cv2.fillPoly(self.cells, [corners], (int(material),), lineType=cv2.LINE_8, shift=4)

@@ -19,7 +19,7 @@ from datasets.synthetic.radar import pcd
 from datasets.synthetic.radar import sweep as radar
 from datasets.synthetic.radar.reflectors import ReflectorMap
 from datasets.synthetic.rays import Surroundings
-from datasets.synthetic.rig import CHANNELS, camera
+from datasets.synthetic.rig import CHANNELS, MOUNTS, camera
 from datasets.synthetic.schedule import Shot, scene_start_us
 from datasets.synthetic.world import World
 from datasets.synthetic.writing.scene_faults import scene_faults
@@ -70,7 +70,8 @@ class SceneSensors:
             if shot.is_key_frame:
                 labels = lidarseg.labels_of(self._world, sweep)
         else:
-            points = radar.sweep(self._reflectors, self._world, time, mount, rng)
+            believed = radar.Belief(stamped, MOUNTS[shot.channel].ego_from_sensor)
+            points = radar.sweep(self._reflectors, self._world, time, mount, rng, believed=believed)
             encoded = pcd.encode(points)
         return Measurement(encoded, _to_global(self._world, world_from_sensor, points), labels)
 

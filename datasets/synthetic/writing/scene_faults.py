@@ -75,14 +75,15 @@ class SceneFaults:
         return start + round(fault.from_seconds * 1e6) if fault.from_seconds > 0 else 0
 
     def side_file_row(self, shots: dict[str, list[Shot]]) -> dict[str, object]:
-        """What faults.json says of this scene. `shots`: all measurements of the scene."""
+        """What faults.json says of this scene; a fault that took nothing away is none. `shots`: all of the scene."""
+        found = [self._described(fault, shots[fault.channel]) for fault in self.faults]
         return {
             "scene_token": token(self.config, "scene", self.index),
             "scene": self.config.scene_names[self.index],
-            "faults": [self._described(fault, shots[fault.channel]) for fault in self.faults],
+            "faults": [row for row in found if row is not None],
         }
 
-    def _described(self, fault: InjectedFault, shots: list[Shot]) -> dict[str, object]:
+    def _described(self, fault: InjectedFault, shots: list[Shot]) -> dict[str, object] | None:
         asked = {name: value for name, value in asdict(fault).items() if name not in ("kind", "channel", "scenes")}
         row: dict[str, object] = {"kind": fault.kind, "channel": fault.channel, **asked}
         if isinstance(fault, ExtrinsicError):
@@ -90,11 +91,15 @@ class SceneFaults:
             row["true_ego_from_sensor"] = self.ego_from_sensor(fault.channel).tolist()
         elif isinstance(fault, DroppedFrames):
             lost = [shot for shot in shots if self._lost(shot)]
+            if not lost:
+                return None
             row["lost_sweep_timestamps_us"] = [shot.timestamp_us for shot in lost if not shot.is_key_frame]
             row["lost_keyframe_timestamps_us"] = [shot.timestamp_us for shot in lost if shot.is_key_frame]
         elif isinstance(fault, DeadSensor):
             after = [shot.timestamp_us for shot in shots if shot.timestamp_us >= self._end_us(fault)]
-            row["first_missing_timestamp_us"] = after[0] if after else None
+            if not after:
+                return None
+            row["first_missing_timestamp_us"] = after[0]
         return row
 
 

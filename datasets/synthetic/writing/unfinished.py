@@ -160,9 +160,14 @@ def _state_of(config: WorldConfig) -> str:
 def _program() -> str:
     """A digest of the simulator's source: another one would write other bytes."""
     digest = sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in program_sources():
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def program_sources() -> list[Path]:
+    """All files of the simulator."""
+    return sorted(Path(__file__).parents[1].rglob("*.py"))
 
 
 def _difference(found: str, wanted: str) -> str:
