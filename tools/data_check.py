@@ -75,8 +75,7 @@ def _show_progress(description: str, total: int) -> Iterator[Callable[[int], Non
     with Progress(description, total) as shown:
 
         def advance(steps: int) -> None:
-            for _ in range(steps):
-                shown.advance()
+            shown.advance(steps=steps)
 
         yield advance
 

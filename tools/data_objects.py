@@ -36,8 +36,7 @@ def cut_objects(arguments: ObjectsArguments) -> Path:
     with Progress("cutting out objects", len(tokens)) as shown:
 
         def advance(frames: int) -> None:
-            for _ in range(frames):
-                shown.advance()
+            shown.advance(steps=frames)
 
         count = build_object_database(reader, tokens, config.sample, arguments.output, progress=advance)
     print(f"{count} objects of {len(tokens)} frames")

@@ -53,14 +53,14 @@ class Progress:
         elif kind is None:
             self._print_line()
 
-    def advance(self, note: str = "") -> None:
-        """One item more is done; `note` (a loss, a name) is shown behind the count."""
-        self._count += 1
+    def advance(self, note: str = "", *, steps: int = 1) -> None:
+        """So many items more are done; `note` (a loss, a name) is shown behind the count."""
+        self._count += steps
         self._note = note
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(1)
+            self._bar.update(steps)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._print_line()
 

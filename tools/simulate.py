@@ -80,8 +80,7 @@ def simulate(arguments: SimulateArguments) -> Path:
                 shown.begin_at(keyframes)
 
         def advance(effort: Effort) -> None:
-            for _ in range(effort.keyframes):
-                shown.advance()
+            shown.advance(steps=effort.keyframes)
 
         try:
             write_dataset(

@@ -1,4 +1,4 @@
-"""The NumPy array type of shape annotations, for example `Float32[Array, "P 3"]`."""
+"""The NumPy array type of shape annotations, for example `Float32[Array, "P 3"]`; and numbers in steps."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,3 +10,8 @@ if TYPE_CHECKING:
 else:
     # The shape checker of the tests wants the plain class.
     Array = np.ndarray
+
+
+def on_grid(values: Array, step: float) -> Array:
+    """Each value rounded to the nearest multiple of a step."""
+    return np.asarray(np.round(values / step) * step)

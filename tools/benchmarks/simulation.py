@@ -125,8 +125,7 @@ def _run(folder: Path, arguments: SimulationBench, jobs: int, camera_sweeps: boo
 
         def note(effort: Effort) -> None:
             timed.append(Timed(time.perf_counter() - began, effort))
-            for _ in range(effort.keyframes):
-                shown.advance()
+            shown.advance(steps=effort.keyframes)
 
         simulate(folder / "world", config, jobs=jobs, progress=note)
         total = time.perf_counter() - began

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.synthetic.arrays import Array, on_grid
 from datasets.synthetic.can_bus.ego_signals import EgoSignals
 
 # Wheelbase and rear track of the Zoe (Renault's technical data), metres; turns of the steering wheel for one of the
@@ -72,7 +72,7 @@ def vehicle_messages(
 
 def _steering_feedback(signals: EgoSignals, bias: float, rng: np.random.Generator) -> Float64[Array, "N"]:
     noise = rng.normal(0.0, _STEERING_NOISE, len(signals.times))
-    return _on_grid(steering_wheel(signals) + bias + noise, _STEERING_STEP)
+    return on_grid(steering_wheel(signals) + bias + noise, _STEERING_STEP)
 
 
 def _monitor(signals: EgoSignals, bias: float, rng: np.random.Generator) -> Columns:
@@ -91,13 +91,13 @@ def _monitor(signals: EgoSignals, bias: float, rng: np.random.Generator) -> Colu
         "rear_left_rpm": _rpm(wheels, "RL", rng).tolist(),
         "rear_right_rpm": _rpm(wheels, "RR", rng).tolist(),
         "right_signal": right,
-        "steering": _on_grid(angle, 0.1).tolist(),
-        "steering_speed": _on_grid(turning, 2.0).tolist(),
+        "steering": on_grid(angle, 0.1).tolist(),
+        "steering_speed": on_grid(turning, 2.0).tolist(),
         "throttle": np.round(pedals.accelerator).astype(int).tolist(),
-        "vehicle_speed": _on_grid(
+        "vehicle_speed": on_grid(
             3.6 * signals.speed + rng.normal(0.0, 0.02, count) * (signals.speed > 0.1), 0.01
         ).tolist(),
-        "yaw_rate": _on_grid(np.degrees(signals.yaw_rate) - 0.2 + rng.normal(0.0, 0.05, count), 0.1).tolist(),
+        "yaw_rate": on_grid(np.degrees(signals.yaw_rate) - 0.2 + rng.normal(0.0, 0.05, count), 0.1).tolist(),
     }
 
 
@@ -110,28 +110,28 @@ def turn_signals(signals: EgoSignals) -> tuple[list[int], list[int]]:
 def _vehicle(signals: EgoSignals, bias: float, rng: np.random.Generator) -> Columns:
     count, pedals, wheels = len(signals.times), pedals_of(signals), wheel_speeds(signals)
     offset = -12.3
-    raw = _on_grid(np.degrees(steering_wheel(signals) + bias) - 11.7, 0.1)
+    raw = on_grid(np.degrees(steering_wheel(signals) + bias) - 11.7, 0.1)
     sideways = 0.112 * signals.speed * signals.yaw_rate - 0.48
     gone = np.concatenate([[0.0], np.cumsum(np.diff(signals.times) * 0.5 * (signals.speed[1:] + signals.speed[:-1]))])
     sun = float(rng.choice([0.0, 50.0, 100.0]))
     columns: Columns = {f"{wheel}_wheel_speed": _rpm(wheels, wheel, rng).tolist() for wheel in wheels}
     return columns | {
         "left_solar": [int(rng.choice([-112, 0]))] * count,
-        "longitudinal_accel": _on_grid(signals.acceleration - 0.1 + rng.normal(0.0, 0.06, count), 0.05).tolist(),
-        "meanEffTorque": _on_grid(pedals.torque + rng.normal(0.0, 0.3, count), 0.5).tolist(),
+        "longitudinal_accel": on_grid(signals.acceleration - 0.1 + rng.normal(0.0, 0.06, count), 0.05).tolist(),
+        "meanEffTorque": on_grid(pedals.torque + rng.normal(0.0, 0.3, count), 0.5).tolist(),
         # A counter of 32 steps.
         "odom": (4 * (np.floor(_ODOMETER_TICKS / 4 * (gone + rng.uniform(0.0, 3.0))) % 32)).astype(int).tolist(),
         "odom_speed": np.floor(3.6 * signals.speed).tolist(),
         "pedal_cc": np.round(pedals.accelerator).tolist(),
         "regen": np.round(np.clip(-2.0 * pedals.torque, 0.0, 59.0)).tolist(),
         "requestedTorqueAfterProc": np.where(
-            pedals.accelerator > 30.0, _on_grid(0.24 * pedals.accelerator - 391.0, 0.5), -284.5
+            pedals.accelerator > 30.0, on_grid(0.24 * pedals.accelerator - 391.0, 0.5), -284.5
         ).tolist(),
         "right_solar": [int(sun)] * count,
         "steer_corrected": (raw + 11.704).tolist(),
         "steer_offset_can": [offset] * count,
         "steer_raw": raw.tolist(),
-        "transversal_accel": _on_grid(sideways + rng.normal(0.0, 0.006, count), 0.004).tolist(),
+        "transversal_accel": on_grid(sideways + rng.normal(0.0, 0.006, count), 0.004).tolist(),
     }
 
 
@@ -152,8 +152,4 @@ def _sensors(signals: EgoSignals, rng: np.random.Generator) -> Columns:
 def _rpm(wheels: dict[str, Float64[Array, "N"]], wheel: str, rng: np.random.Generator) -> Float64[Array, "N"]:
     speed = wheels[wheel]
     noise = rng.normal(0.0, _RPM_NOISE, len(speed)) * (speed > 0.1)
-    return _on_grid(np.maximum(RPM_PER_SPEED[wheel] * speed + noise, 0.0), _RPM_STEP)
-
-
-def _on_grid(values: Float64[Array, "N"], step: float) -> Float64[Array, "N"]:
-    return np.asarray(np.round(values / step) * step)
+    return on_grid(np.maximum(RPM_PER_SPEED[wheel] * speed + noise, 0.0), _RPM_STEP)

@@ -59,6 +59,18 @@ def _clouds(light: Light, x: float, y: float, z: float) -> float:
 
 
 @compiled
+def _open_sky(light: Light, sun: Float32[Array, "3"], x: float, y: float, z: float) -> tuple[float, float, float]:
+    """The sky in a direction with its clouds, which are as bright as what lights them."""
+    red, green, blue = sky_colour(light, sun, x, y, z)
+    cloud = _clouds(light, x, y, z)
+    lit = 0.9 * (light.ambient[0] + 0.35 * light.sun[0]) / light.ambient[0]
+    red += cloud * (lit * light.ambient[0] - red)
+    green += cloud * (lit * light.ambient[1] - green)
+    blue += cloud * (lit * light.ambient[2] - blue)
+    return red, green, blue
+
+
+@compiled
 def _lamp_light(
     lamps: Lamps, x: float, y: float, z: float, nx: float, ny: float, nz: float
 ) -> tuple[float, float, float]:
@@ -107,23 +119,17 @@ def shade(
 ) -> None:
     """Write the linear red, green, blue that comes along each ray to `colours`.
 
-    `distances` is inf for rays that met nothing. Surfaces stand by triangle (rays.Surfaces); the ground's material is
-    looked up in the surface map.
-    `open_to_light`: nothing stands between the place and the sun (or, where there is none, the sky above).
-    On entry `colours` holds what the wet ground mirrors, NaN where that is the sky.
+    `distances` is inf for rays that met nothing. Surfaces stand by triangle (`rays.Surfaces`); the ground's material is
+    looked up in the surface map. `open_to_light`: nothing stands between the place and the sun (or, where there is
+    none, the sky above). On entry `colours` holds what the wet ground mirrors, NaN where that is the sky.
     """
+    # One long loop: handing all that a place is from function to function takes twice the time.
     light, sun = stage.light, stage.sun
     for i in range(len(distances)):
         rx, ry, rz = rays[i, 3], rays[i, 4], rays[i, 5]
         distance = distances[i]
         if not distance < 1e6:
-            red, green, blue = sky_colour(light, sun, rx, ry, rz)
-            cloud = _clouds(light, rx, ry, rz)
-            lit = 0.9 * (light.ambient[0] + 0.35 * light.sun[0])
-            red += cloud * (lit - red)
-            green += cloud * (lit * light.ambient[1] / light.ambient[0] - green)
-            blue += cloud * (lit * light.ambient[2] / light.ambient[0] - blue)
-            colours[i, 0], colours[i, 1], colours[i, 2] = red, green, blue
+            colours[i, 0], colours[i, 1], colours[i, 2] = _open_sky(light, sun, rx, ry, rz)
             continue
         x, y, z = rays[i, 0] + distance * rx, rays[i, 1] + distance * ry, rays[i, 2] + distance * rz
         triangle = triangles[i]
@@ -132,7 +138,7 @@ def shade(
         if nx * rx + ny * ry + nz * rz > 0:
             nx, ny, nz = -nx, -ny, -nz
         lamps_lit = light.lamps_on and (owner < 0 or stage.lit_owners[owner + 1])
-        if material == 0:
+        if material == stage.looks.ground:
             albedo = ground_colour(stage.looks, stage.cells, stage.half_size, stage.resolution, x, y, distance)
         else:
             albedo = surface_colour(stage.looks, material, x, y, z, nx, ny, nz, distance)
@@ -156,7 +162,7 @@ def shade(
         out_green = green * (direct * light.sun[1] + sky_share * light.ambient[1] + lamp_green)
         out_blue = blue * (direct * light.sun[2] + sky_share * light.ambient[2] + lamp_blue)
 
-        if material == 0:
+        if material == stage.looks.ground:
             # Water stands in the hollows and covers the rest thinly.
             gloss = light.wetness * (0.3 + 0.7 * gloss)
         if gloss > 0.0:
@@ -169,7 +175,9 @@ def shade(
                 seen = (colours[i, 0], colours[i, 1], colours[i, 2])
             else:
                 seen = sky_colour(light, sun, mx, my, mz)
-                if mz < 0.0 and material != 0:  # what a door or a window mirrors below the horizon is the street
+                if (
+                    mz < 0.0 and material != stage.looks.ground
+                ):  # what a door or a window mirrors below the horizon is the street
                     dim = 0.25
                     seen = (dim * light.ambient[0], dim * light.ambient[1], dim * light.ambient[2])
             out_red += mirror * (seen[0] - out_red)

@@ -18,11 +18,13 @@ _GLOW = {Material.LAMP: 4.0, Material.HEADLIGHT: 3.0, Material.TAILLIGHT: 1.6, M
 
 
 class Looks(NamedTuple):
-    """By Material: linear colour, kind of surface, strength of its glow when it is on."""
+    """By Material: linear colour, kind of surface, strength of its glow when on; and which GROUND and GRASS are."""
 
     colours: Float32[Array, "K 3"]
     kinds: UInt8[Array, "K"]
     glows: Float32[Array, "K"]
+    ground: int
+    grass: int
 
 
 def looks() -> Looks:
@@ -39,7 +41,8 @@ def looks() -> Looks:
         (_GLOWING, tuple(_GLOW)),
     ):
         kinds[list(members)] = kind
-    return Looks(COLOURS, kinds, np.array([_GLOW.get(material, 0.0) for material in Material], np.float32))
+    glows = np.array([_GLOW.get(material, 0.0) for material in Material], np.float32)
+    return Looks(COLOURS, kinds, glows, int(Material.GROUND), int(Material.GRASS))
 
 
 # Each colour function returns red, green, blue, gloss (0..1, how much of a mirror), bump (how much the normal is
@@ -54,12 +57,12 @@ def ground_colour(
     u, v = u - column, v - row
     red = green = blue = 0.0
     height, width = cells.shape
-    nearest = Material.GRASS.value
+    nearest = looks.grass
     for dv in range(2):
         for du in range(2):
             weight = (u if du else 1 - u) * (v if dv else 1 - v)
             r, c = row + dv, column + du
-            material = cells[r, c] if 0 <= r < height and 0 <= c < width else Material.GRASS.value
+            material = cells[r, c] if 0 <= r < height and 0 <= c < width else looks.grass
             if weight >= 0.25:
                 nearest = material
             red += weight * looks.colours[material, 0]
@@ -71,7 +74,7 @@ def ground_colour(
         detail *= 1.0 + near * 0.35 * (cell_noise(16.0 * x, 16.0 * y, 2.0) - 0.5)
     if looks.kinds[nearest] == _PAVED:
         detail *= _joints(x, y, 1.5, distance)
-    if nearest == Material.GRASS.value:
+    if nearest == looks.grass:
         detail *= 0.7 + 0.6 * smooth_noise(2.5 * x, 2.5 * y, 5)
     puddle = min(max(6.0 * (smooth_noise(0.3 * x, 0.3 * y, 9) - 0.45), 0.0), 1.0)
     return red * detail, green * detail, blue * detail, puddle, 0.0, 0.0

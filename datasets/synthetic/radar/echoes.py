@@ -7,12 +7,10 @@ from jaxtyping import Float32, Float64, Int32, Int64
 
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.radar.reflectors import Reflectors
-from datasets.synthetic.radar.shadows import Scenery
+from datasets.synthetic.radar.shadows import ARRIVED, Scenery
 from datasets.synthetic.radar.unit import FAR, HOPE, LOWEST_RCS, MAX_AZIMUTH, MAX_RANGE, NEAR
 from datasets.synthetic.rays import BACKGROUND, Target
 
-# A ray this short of its target (metres) has arrived: centres lie on surfaces.
-_ARRIVED = 0.6
 # Multipath. Each of two reflections at a wall costs this much; one over the own bumper costs more.
 _WALL_LOSS, _BUMPER_LOSS = 7.0, 14.0
 _MIRROR_REACH, _MIRRORED, _WALLS = 40.0, 8, 6
@@ -155,7 +153,7 @@ def mirror_ghosts(
     reached, triangles = _level_cast(
         scenery.still, np.broadcast_to(origin[:2], (len(there), 2)), offsets[there], origin[2]
     )
-    met = np.abs(reached - share[there] * to_image[there]) < _ARRIVED
+    met = np.abs(reached - share[there] * to_image[there]) < ARRIVED
     met &= scenery.still.surfaces.owners[triangles] == centres.owners[wall[there]]
     met &= np.abs(np.einsum("ij,ij->i", scenery.still.surfaces.normals[triangles, :2], normals[there])) > 0.97
     there = there[met]

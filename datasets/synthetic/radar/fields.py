@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from datasets.frames import RADAR_FIELDS
-from datasets.synthetic.arrays import Array
+from datasets.synthetic.arrays import Array, on_grid
 from datasets.synthetic.radar.echoes import Motion
 from datasets.synthetic.radar.scans import (
     BEYOND_95,
@@ -144,8 +144,8 @@ def _velocities(
     cos, sin = column["x"] / np.maximum(ranges, 1e-6), column["y"] / np.maximum(ranges, 1e-6)
     lateral = np.where(moving, 0.0, -turning * (column["x"] + lever))
     ahead = (doppler - lateral * sin) / np.maximum(cos, 0.1)
-    column["vx"] = np.where(known, np.clip(_on_grid(ahead, _SPEED_STEP), -128.0, 127.75), 0.0)
-    column["vy"] = np.where(known, np.clip(_on_grid(lateral, _SPEED_STEP), -64.0, 63.75), 0.0)
+    column["vx"] = np.where(known, np.clip(on_grid(ahead, _SPEED_STEP), -128.0, 127.75), 0.0)
+    column["vy"] = np.where(known, np.clip(on_grid(lateral, _SPEED_STEP), -64.0, 63.75), 0.0)
 
 
 def _compensate(column: _Columns, compensation: Float64[Array, "2"]) -> None:
@@ -182,10 +182,6 @@ def _false_alarm_probability(column: _Columns, rng: np.random.Generator) -> None
     doubtful |= (state == VALID) & (chance < 0.01)
     hopeless = np.isin(state, (OUTSIDE_VIEW, NOT_CONFIRMED, ELEVATED))
     column["pdh0"] = np.where(hopeless, 6, np.where(doubtful, 3, 1))
-
-
-def _on_grid(values: Float64[Array, "D"], step: float) -> Float64[Array, "D"]:
-    return np.asarray(np.round(values / step) * step)
 
 
 def stopped_owners(owners: Int64[Array, "D"], standing: Bool[Array, "U"]) -> Bool[Array, "D"]:

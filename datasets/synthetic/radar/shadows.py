@@ -13,7 +13,7 @@ from datasets.synthetic.scenery.materials import Material
 # Two-way loss (dB) through leaves and through walls.
 _FOLIAGE, OPAQUE = 6.0, 60.0
 # A ray this short of its target (metres) has arrived: centres lie on surfaces.
-_ARRIVED = 0.6
+ARRIVED = 0.6
 # What is passed is at least this deep (metres): a second ray starts behind it.
 _BEHIND = 3.0
 # What stands on a sidewalk is not hidden by its curb.
@@ -70,7 +70,7 @@ class Scenery:
             met, triangles = self.still.first(rays)
             met_owners, materials = self.still.surfaces.owners[triangles], self.still.surfaces.materials[triangles]
             own = (met_owners == owners[left]) & (met_owners != BACKGROUND)
-            blocked = (met < distances - _ARRIVED) & ~own
+            blocked = (met < distances - ARRIVED) & ~own
             leaves = (materials == Material.LEAVES) | (materials == Material.LEAVES_DARK)
             taken = np.where(leaves, _FOLIAGE, by_owner[met_owners])
             loss[left] += np.where(blocked, taken, 0.0)
