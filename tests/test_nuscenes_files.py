@@ -1,5 +1,6 @@
 """Sensor files: whatever is wrong with one is told by a reason from the closed list and a sentence that names it."""
 
+import errno
 import os
 import struct
 import zlib
@@ -223,6 +224,24 @@ def test_a_radar_file_that_is_none(tmp_path: Path) -> None:
     refusal(lambda: read_radar_sweep(tmp_path, "no_data.pcd"), FaultReason.BAD_HEADER, "no_data.pcd")
     refusal(lambda: read_radar_sweep(tmp_path, "garbage.pcd"), FaultReason.BAD_HEADER, "garbage.pcd")
     refusal(lambda: read_radar_sweep(tmp_path, "half.pcd"), FaultReason.TRUNCATED, "half.pcd")
+
+
+# A disk that fails --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_disk_that_fails_while_a_file_is_read(
+    tmp_path: Path, read: Callable[[Path, str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad_block(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a").write_bytes(lidar_points().tobytes())
+    for call in ("readv", "fstat"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, bad_block)
+            detail = refusal(lambda: read(tmp_path, "a"), FaultReason.MISSING_FILE, "a: not readable")
+        assert os.strerror(errno.EIO) in detail
 
 
 # Pictures -------------------------------------------------------------------------------------------------------

@@ -136,8 +136,8 @@ def read_image_bytes(root: Path, filename: str, width: int, height: int) -> byte
 
 
 def read_file(root: Path, filename: str) -> bytes:
-    """A regular file under the root. Raises SensorFileError MISSING_FILE, NOT_A_REGULAR_FILE, EMPTY_FILE or
-    IMPLAUSIBLE (too large), and InputRefused where the path leads out of the root.
+    """A regular file under the root. Raises SensorFileError MISSING_FILE (also where the disk fails to read it),
+    NOT_A_REGULAR_FILE, EMPTY_FILE or IMPLAUSIBLE (too large), and InputRefused where the path leads out of the root.
     """
     return _read_bytes(root, filename).tobytes()
 
@@ -161,8 +161,10 @@ def _read_bytes(root: Path, filename: str) -> NDArray[np.uint8]:
         if status.st_size > _MAX_FILE_BYTES:
             raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{filename}: {status.st_size} bytes are too many")
         content = np.empty(status.st_size, np.uint8)
-        with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-            return content[: file.readinto(content.data)]
+        return content[: os.readv(descriptor, [content.data])]
+    except OSError as error:
+        # A bad block, a server that has gone: what opens need not be readable.
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename}: not readable: {error.strerror}") from None
     finally:
         os.close(descriptor)
 
