@@ -244,6 +244,23 @@ def test_a_disk_that_fails_while_a_file_is_read(
         assert os.strerror(errno.EIO) in detail
 
 
+def test_a_file_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = os.readv
+
+    def slowly(descriptor: int, buffers: list[memoryview]) -> int:
+        return read(descriptor, [buffers[0][:100]])
+
+    def until(end: int) -> Callable[[int, list[memoryview]], int]:
+        return lambda descriptor, buffers: read(descriptor, [buffers[0][: end - os.lseek(descriptor, 0, os.SEEK_CUR)]])
+
+    (tmp_path / "a").write_bytes(lidar_points().tobytes())
+    monkeypatch.setattr(os, "readv", slowly)
+    assert torch.equal(read_lidar_sweep(tmp_path, "a").points, torch.from_numpy(lidar_points()))
+    # Another program cuts the file in the meantime, between two points.
+    monkeypatch.setattr(os, "readv", until(400))
+    assert "400 of 1200" in refusal(lambda: read_lidar_sweep(tmp_path, "a"), FaultReason.TRUNCATED, "a:")
+
+
 # Pictures -------------------------------------------------------------------------------------------------------
 
 

@@ -137,7 +137,8 @@ def read_image_bytes(root: Path, filename: str, width: int, height: int) -> byte
 
 def read_file(root: Path, filename: str) -> bytes:
     """A regular file under the root. Raises SensorFileError MISSING_FILE (also where the disk fails to read it),
-    NOT_A_REGULAR_FILE, EMPTY_FILE or IMPLAUSIBLE (too large), and InputRefused where the path leads out of the root.
+    NOT_A_REGULAR_FILE, EMPTY_FILE, IMPLAUSIBLE (too large) or TRUNCATED (it shrinks while it is read), and InputRefused
+    where the path leads out of the root.
     """
     return _read_bytes(root, filename).tobytes()
 
@@ -161,7 +162,15 @@ def _read_bytes(root: Path, filename: str) -> NDArray[np.uint8]:
         if status.st_size > _MAX_FILE_BYTES:
             raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{filename}: {status.st_size} bytes are too many")
         content = np.empty(status.st_size, np.uint8)
-        return content[: os.readv(descriptor, [content.data])]
+        # One read may give less than all, on a network's disk above all.
+        done = 0
+        while done < len(content):
+            count = os.readv(descriptor, [content[done:].data])
+            if count == 0:
+                detail = f"{filename}: only {done} of {len(content)} bytes could be read"
+                raise SensorFileError(FaultReason.TRUNCATED, detail)
+            done += count
+        return content
     except OSError as error:
         # A bad block, a server that has gone: what opens need not be readable.
         raise SensorFileError(FaultReason.MISSING_FILE, f"{filename}: not readable: {error.strerror}") from None
