@@ -13,8 +13,11 @@ What is converted at this door, and how:
 """
 
 import io
+import lzma
 import math
+import struct
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +36,7 @@ from datasets.classes import CAMERA_CHANNELS, DETECTION_CLASSES, LIDAR_CHANNEL, 
 from datasets.faults import FaultReason, InputRefused, SensorFault, SensorFileError
 from datasets.frames import Annotations, CameraImage, LogFrame, PointSweep
 from datasets.images import picture_size
+from datasets.npy_file import read_npy
 from datasets.nuscenes.ego_motion import PoseTrack, past_states
 from datasets.nuscenes.files import path_under, read_file
 from datasets.nuscenes.values import COUNT, NAME, PATH, PIXELS, QUATERNION, SCORE, SIZE, TIME, VECTOR, Kind, read_json
@@ -63,6 +67,12 @@ _BOXES_3D = "1"  # the kind of annotation, in `annotations` and `ontologies`
 _MAX_TIME_DIFFERENCE_US = 1_500_000
 _MAX_UNPACKED_BYTES = 256 * 2**20
 _POINT_FIELDS = ("X", "Y", "Z", "INTENSITY")
+_POINT_DTYPES = ("float16", "float32", "float64")
+# What zipfile raises: bytes that no method unpacks, an encrypted file, a method that it does not know, and so on.
+_BAD_ARCHIVE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(KeyError, ValueError, EOFError, OSError, MemoryError, RuntimeError),
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -437,10 +447,10 @@ def _read_points(root: Path, reading: _Datum) -> tuple[torch.Tensor, str]:
         with zipfile.ZipFile(content) as archive:
             if archive.getinfo("data.npy").file_size > _MAX_UNPACKED_BYTES:
                 raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{name}: too many bytes when unpacked")
-            table = np.load(io.BytesIO(archive.read("data.npy")), allow_pickle=False)
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, MemoryError) as error:
+            table = read_npy(archive.read("data.npy"), _POINT_DTYPES)
+    except _BAD_ARCHIVE as error:
         raise SensorFileError(FaultReason.TRUNCATED, f"{name}: not a whole .npz file with `data`: {error}") from None
-    if table.ndim != 2 or table.shape[1] != len(reading.point_format) or table.dtype.kind != "f":
+    if table.ndim != 2 or table.shape[1] != len(reading.point_format):
         raise SensorFileError(FaultReason.BAD_HEADER, f"{name}: expected a table of {reading.point_format}")
     columns = [table[:, reading.point_format.index(field)] for field in _POINT_FIELDS]
     columns[3] = columns[3] * 255.0
