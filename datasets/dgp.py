@@ -19,10 +19,10 @@ import struct
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,9 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Scene:
+    """One scene. `file` is relative to the root, `name` what the user calls it."""
+
+    file: str
     name: str
     samples: tuple[_Sample, ...]
     class_of_id: dict[int, str]
@@ -148,11 +151,8 @@ class DgpReader:
         self._scenes_of_split = {name: _scene_files(path, splits.get(key)) for name, key in _SPLITS.items()}
         files = dict.fromkeys(file for names in self._scenes_of_split.values() for file in names)
         self._scenes = {file: _read_scene(root, file, time_scale) for file in files}
-        self._place_of = {
-            sample.token: (scene, position)
-            for scene in self._scenes.values()
-            for position, sample in enumerate(scene.samples)
-        }
+        self._place_of = _places(root, self._scenes.values())
+        # By the scene's file.
         self._boxes_of_scene: dict[str, tuple[list[list[_Box]], dict[str, list[tuple[int, Any]]]]] = {}
 
     def frame_tokens(self, split: str) -> tuple[str, ...]:
@@ -255,9 +255,9 @@ class DgpReader:
         sample = scene.samples[position]
         if LIDAR_CHANNEL not in sample.readings or not sample.readings[LIDAR_CHANNEL].boxes_filename:
             return None
-        if scene.name not in self._boxes_of_scene:
-            self._boxes_of_scene = {scene.name: self._read_boxes(scene)}  # frames are read scene by scene
-        boxes_of_sample, tracks = self._boxes_of_scene[scene.name]
+        if scene.file not in self._boxes_of_scene:
+            self._boxes_of_scene = {scene.file: self._read_boxes(scene)}  # frames are read scene by scene
+        boxes_of_sample, tracks = self._boxes_of_scene[scene.file]
         boxes = sorted(boxes_of_sample[position], key=lambda box: box.instance)
         velocities = [_velocity(tracks[box.instance], sample.timestamp_us) for box in boxes]
         poses = torch.stack([box.global_from_box for box in boxes]) if boxes else torch.zeros(0, 4, 4).double()
@@ -290,6 +290,28 @@ class DgpReader:
         return boxes, dict(tracks)
 
 
+def _places(root: Path, scenes: Iterable[_Scene]) -> dict[str, tuple[_Scene, int]]:
+    """The scene and position of each sample's token. Raises InputRefused for a name or a token that occurs twice."""
+    by_name: dict[str, _Scene] = {}
+    places: dict[str, tuple[_Scene, int]] = {}
+    for scene in scenes:
+        other = by_name.setdefault(scene.name, scene)
+        if other is not scene:
+            raise InputRefused(
+                f"{root}: {other.file} and {scene.file} are both called {scene.name!r}, by their folder: "
+                "give each scene a folder of its own."
+            )
+        for position, sample in enumerate(scene.samples):
+            if sample.token in places:
+                first = places[sample.token][0].file
+                raise InputRefused(
+                    f"{root / scene.file}: the key {sample.token!r:.80} is the first datum of a sample of {first}, "
+                    "too: keys must be unique."
+                )
+            places[sample.token] = scene, position
+    return places
+
+
 def _velocity(track: list[tuple[int, Any]], time_us: int) -> tuple[float, float]:
     """Between the neighbours in a track, or to the one neighbour there is; NaN where they are too far apart in time."""
     here = next(index for index, (time, _) in enumerate(track) if time == time_us)
@@ -320,26 +342,36 @@ def _scene_files(path: Path, split: Any) -> list[str]:
 
 def _read_scene(root: Path, filename: str, time_scale: float) -> _Scene:
     path = path_under(root, filename)
-    folder = filename.rpartition("/")[0]
+    folder = PurePosixPath(filename).parent
     scene = _object(path, read_json(path))
-    data = {_get(path, datum, "key", NAME): datum for datum in _objects(path, scene, "data")}
+    listed = _objects(path, scene, "data")
+    data = {_get(path, datum, "key", NAME): datum for datum in listed}
+    if len(data) < len(listed):
+        raise InputRefused(f"{path}: field key: {len(listed) - len(data)} of the data have a key that occurs twice.")
     rigs: dict[str, dict[str, Any]] = {}
     samples = []
     for sample in _objects(path, scene, "samples"):
         calibration = _get(path, sample, "calibration_key", NAME)
         if calibration not in rigs:
-            rigs[calibration] = _read_calibration(path_under(root, f"{folder}/calibration/{calibration}.json"))
+            rigs[calibration] = _read_calibration(path_under(root, str(folder / "calibration" / f"{calibration}.json")))
         samples.append(_sample(path, folder, sample, data, rigs[calibration], time_scale))
     samples.sort(key=lambda sample: sample.timestamp_us)
     if not samples or len({sample.timestamp_us for sample in samples}) < len(samples):
         raise InputRefused(f"{path}: field samples: expected one or more samples, each at a time of its own.")
     ontology = _object(path, _get(path, scene, "ontologies")).get(_BOXES_3D)
-    classes = _read_ontology(path_under(root, f"{folder}/ontology/{ontology}.json")) if ontology else {}
-    return _Scene(folder or path.stem, tuple(samples), classes, _pose_track(samples))
+    classes = _read_ontology(path_under(root, str(folder / "ontology" / f"{ontology}.json"))) if ontology else {}
+    # A scene is called by its folder; one that lies in the root itself by its file.
+    name = str(folder) if folder.name else path.stem
+    return _Scene(filename, name, tuple(samples), classes, _pose_track(samples))
 
 
 def _sample(
-    path: Path, folder: str, sample: dict[str, Any], data: dict[str, Any], sensors: dict[str, Any], time_scale: float
+    path: Path,
+    folder: PurePosixPath,
+    sample: dict[str, Any],
+    data: dict[str, Any],
+    sensors: dict[str, Any],
+    time_scale: float,
 ) -> _Sample:
     readings: dict[str, _Datum] = {}
     cameras: dict[str, PinholeCamera] = {}
@@ -365,7 +397,7 @@ def _sample(
     return _Sample(keys[0], time, readings, SensorRig(poses, cameras))
 
 
-def _datum(path: Path, folder: str, datum: dict[str, Any], time_scale: float) -> _Datum:
+def _datum(path: Path, folder: PurePosixPath, datum: dict[str, Any], time_scale: float) -> _Datum:
     kinds = _get(path, datum, "datum", of=dict)
     content = kinds.get("image") or kinds.get("point_cloud")
     content = _object(path, content)
@@ -377,11 +409,11 @@ def _datum(path: Path, folder: str, datum: dict[str, Any], time_scale: float) ->
     return _Datum(
         timestamp_us=_time(path, _get(path, datum, "id", of=dict), time_scale),
         global_from_sensor=_pose(path, _get(path, content, "pose", of=dict)),
-        filename=f"{folder}/{_get(path, content, 'filename', PATH)}",
+        filename=str(folder / _get(path, content, "filename", PATH)),
         width=_get(path, content, "width", PIXELS) if is_image else 0,
         height=_get(path, content, "height", PIXELS) if is_image else 0,
         point_format=() if is_image else tuple(map(str, _get(path, content, "point_format", of=list))),
-        boxes_filename=f"{folder}/{boxes}" if boxes and not is_image else "",
+        boxes_filename=str(folder / boxes) if boxes and not is_image else "",
     )
 
 

@@ -1,6 +1,7 @@
 """DGP's files, as a disk or a download breaks them: small scenes that the tests write, damaged."""
 
 import io
+import json
 import struct
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasets.dgp import DgpReader
-from datasets.faults import FaultReason
+from datasets.faults import FaultReason, InputRefused
 from datasets.npy_file import read_npy
 from tests.dgp_fixture import write_dgp, write_dgp_scene
 
@@ -31,6 +32,55 @@ def test_a_whole_scene(root: Path) -> None:
     assert [len(sweep.points) for sweep in frame.lidar_sweeps["LIDAR_TOP"]] == [64, 64]
     assert frame.annotations is not None
     assert frame.annotations.boxes_global.velocities[0].tolist() == pytest.approx([10.0, 0.0])
+
+
+# Scenes -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scene_may_lie_in_the_root(tmp_path: Path) -> None:
+    root = write_dgp(tmp_path / "dgp", {"0": ["scene_a.json"], "1": ["val/drive_1/scene_b.json"]})
+    write_dgp_scene(root, "scene_a.json", "a")
+    write_dgp_scene(root, "val/drive_1/scene_b.json", "b")
+    reader = DgpReader(root)
+    assert reader.frame_tokens("scene_a") == ("a-0", "a-1", "a-2")
+    assert reader.frame_tokens("val/drive_1") == reader.frame_tokens("val") == ("b-0", "b-1", "b-2")
+    for token, scene in (("a-0", "scene_a"), ("b-0", "val/drive_1")):
+        frame = reader.frame(token)
+        assert frame.scene_name == scene
+        assert "LIDAR_TOP" in frame.lidar_sweeps
+        assert frame.annotations is not None
+        assert frame.annotations.instance_tokens == (f"{scene}-5",)
+
+
+def test_a_scene_in_two_splits_is_one_scene(root: Path) -> None:
+    write_dgp(root, {"0": ["one/scene.json"], "1": ["one/scene.json"]})
+    reader = DgpReader(root)
+    assert reader.frame_tokens("train") == reader.frame_tokens("val") == reader.frame_tokens("all")
+
+
+@pytest.mark.parametrize(
+    ("files", "keys", "words"),
+    [
+        # The second scene's cars are longer: one scene's boxes must not be told as the other's.
+        (["one/a.json", "one/b.json"], ["a", "b"], r"one/a\.json and one/b\.json are both called 'one'"),
+        (["one/a.json", "two/b.json"], ["a", "a"], r"two/b\.json: the key 'a-0' .* one/a\.json"),
+        (["a.json", "a/b.json"], ["a", "b"], "both called 'a'"),
+    ],
+)
+def test_what_is_called_alike_is_refused(tmp_path: Path, files: list[str], keys: list[str], words: str) -> None:
+    root = write_dgp(tmp_path / "dgp", {"0": files})
+    for file, key, length in zip(files, keys, (4.0, 5.0), strict=True):
+        write_dgp_scene(root, file, key, car_length=length)
+    with pytest.raises(InputRefused, match=words):
+        DgpReader(root)
+
+
+def test_a_datum_key_occurs_once(root: Path) -> None:
+    path = root / "one" / "scene.json"
+    scene = json.loads(path.read_text())
+    path.write_text(json.dumps(scene | {"data": [*scene["data"], scene["data"][0]]}))
+    with pytest.raises(InputRefused, match="1 of the data have a key that occurs twice"):
+        DgpReader(root)
 
 
 # Clouds -------------------------------------------------------------------------------------------------------------
