@@ -341,7 +341,7 @@ def _scene_files(path: Path, split: Any) -> list[str]:
 
 
 def _read_scene(root: Path, filename: str, time_scale: float) -> _Scene:
-    path = path_under(root, filename)
+    path = _path_under(root, filename)
     folder = PurePosixPath(filename).parent
     scene = _object(path, read_json(path))
     listed = _objects(path, scene, "data")
@@ -353,13 +353,15 @@ def _read_scene(root: Path, filename: str, time_scale: float) -> _Scene:
     for sample in _objects(path, scene, "samples"):
         calibration = _get(path, sample, "calibration_key", NAME)
         if calibration not in rigs:
-            rigs[calibration] = _read_calibration(path_under(root, str(folder / "calibration" / f"{calibration}.json")))
+            rigs[calibration] = _read_calibration(
+                _path_under(root, str(folder / "calibration" / f"{calibration}.json"))
+            )
         samples.append(_sample(path, folder, sample, data, rigs[calibration], time_scale))
     samples.sort(key=lambda sample: sample.timestamp_us)
     if not samples or len({sample.timestamp_us for sample in samples}) < len(samples):
         raise InputRefused(f"{path}: field samples: expected one or more samples, each at a time of its own.")
     ontology = _object(path, _get(path, scene, "ontologies")).get(_BOXES_3D)
-    classes = _read_ontology(path_under(root, str(folder / "ontology" / f"{ontology}.json"))) if ontology else {}
+    classes = _read_ontology(_path_under(root, str(folder / "ontology" / f"{ontology}.json"))) if ontology else {}
     # A scene is called by its folder; one that lies in the root itself by its file.
     name = str(folder) if folder.name else path.stem
     return _Scene(filename, name, tuple(samples), classes, _pose_track(samples))
@@ -441,7 +443,7 @@ def _read_ontology(path: Path) -> dict[int, str]:
 
 def _read_boxes(root: Path, reading: _Datum, class_of_id: dict[int, str]) -> list[_Box]:
     """The boxes of one cloud that are of the ten detection classes."""
-    path = path_under(root, reading.boxes_filename)
+    path = _path_under(root, reading.boxes_filename)
     boxes: list[_Box] = []
     for annotation in _objects(path, _object(path, read_json(path)), "annotations"):
         class_id = _get(path, annotation, "class_id", COUNT)
@@ -493,6 +495,14 @@ def _read_points(root: Path, reading: _Datum) -> tuple[torch.Tensor, str]:
     dropped = len(points) - int(finite.sum())
     sentence = f"{name}: {dropped} of {len(points)} points are not finite and were dropped" if dropped else ""
     return torch.from_numpy(points[finite]), sentence
+
+
+def _path_under(root: Path, filename: str) -> Path:
+    """The path of a file that a scene cannot do without. Raises InputRefused for every path that is none."""
+    try:
+        return path_under(root, filename)
+    except SensorFileError as error:
+        raise InputRefused(f"{root}: {error.detail}.") from None
 
 
 def _pose_track(samples: list[_Sample]) -> PoseTrack:

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,36 @@ def test_a_datum_key_occurs_once(root: Path) -> None:
     path.write_text(json.dumps(scene | {"data": [*scene["data"], scene["data"][0]]}))
     with pytest.raises(InputRefused, match="1 of the data have a key that occurs twice"):
         DgpReader(root)
+
+
+# Paths --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["no letter \ud800", "no letter \0"])
+@pytest.mark.parametrize("field", ["filenames", "calibration_key", "ontologies"])
+def test_a_path_that_no_system_has_is_refused(root: Path, field: str, name: str) -> None:
+    path = root / "one" / "scene.json"
+    scene = json.loads(path.read_text())
+    if field == "filenames":
+        write_dgp(root, {"0": [name]})
+    elif field == "ontologies":
+        path.write_text(json.dumps(scene | {"ontologies": {"1": name}}))
+    else:
+        scene["samples"][0]["calibration_key"] = name
+        path.write_text(json.dumps(scene))
+    with pytest.raises(InputRefused, match=r"no letter|filenames"):
+        DgpReader(root)
+
+
+def test_boxes_behind_too_many_links_are_refused(root: Path) -> None:
+    boxes = root / "one" / "boxes"
+    reader = DgpReader(root)
+    (boxes / "a-0.json").rename(boxes / "link0")
+    for number in range(sys.getrecursionlimit()):
+        (boxes / f"link{number + 1}").symlink_to(boxes / f"link{number}")
+    (boxes / "a-0.json").symlink_to(boxes / f"link{sys.getrecursionlimit()}")
+    with pytest.raises(InputRefused, match=r"a-0\.json"):
+        reader.frame("a-0")
 
 
 # Clouds -------------------------------------------------------------------------------------------------------------

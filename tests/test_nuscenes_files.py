@@ -108,6 +108,8 @@ def test_what_is_no_file_with_content(tmp_path: Path, read: Callable[[Path, str]
     refusal(lambda: read(tmp_path, "empty/inside"), FaultReason.MISSING_FILE, "empty/inside")
     refusal(lambda: read(tmp_path, "dangling"), FaultReason.MISSING_FILE, "dangling")
     refusal(lambda: read(tmp_path, "x" * 5000), FaultReason.MISSING_FILE, "xxx")
+    refusal(lambda: read(tmp_path, "x\ud800"), FaultReason.MISSING_FILE, "x\\ud800: not readable")
+    refusal(lambda: read(tmp_path, "x\0"), FaultReason.MISSING_FILE, "x\\x00: not readable")
     refusal(lambda: read(tmp_path, "empty"), FaultReason.EMPTY_FILE, "empty")
     refusal(lambda: read(tmp_path, "folder"), FaultReason.NOT_A_REGULAR_FILE, "folder")
     refusal(lambda: read(tmp_path, "pipe"), FaultReason.NOT_A_REGULAR_FILE, "pipe")

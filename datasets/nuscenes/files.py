@@ -182,6 +182,7 @@ def path_under(root: Path, filename: str) -> Path:
     """The path of a file of the dataset; neither `..` nor a symbolic link may lead out of the dataroot.
 
     The root itself and its first level (`samples`, `sweeps`) may be links to another disk: the user made those.
+    Raises InputRefused where it leads out, SensorFileError MISSING_FILE where no system has such a path.
     """
     parts = Path(filename).parts
     if not parts or Path(filename).is_absolute() or ".." in parts:
@@ -191,8 +192,10 @@ def path_under(root: Path, filename: str) -> Path:
         # realpath resolves as Path.resolve does, in a fifth of the time: forty files make a sample.
         resolved = os.path.realpath(path)
         homes = _homes(root, parts[0] if len(parts) > 1 else "")
-    except (OSError, RuntimeError) as error:
-        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename:.200}: not readable: {error}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        # Too many links, or letters that no file name has.
+        shown = ascii(filename)[1:-1]
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{shown:.200}: not readable: {error}") from None
     if not any(resolved.startswith(home.rstrip(os.sep) + os.sep) for home in homes):
         raise InputRefused(f"{path}: a symbolic link leads out of the dataroot, to {resolved}; copy the file instead.")
     return path
