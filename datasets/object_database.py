@@ -26,9 +26,10 @@ from datasets.sample import LIDAR_POINT_FIELDS
 from datasets.sweeps import RADAR_RETURN_FIELDS
 
 FORMAT_VERSION = 1
+_TOKEN_BYTES = 64
 _RECORD = np.dtype(
     [
-        ("token", "S64"),
+        ("token", f"S{_TOKEN_BYTES}"),
         ("center", "<f4", 3),
         ("size_wlh", "<f4", 3),
         ("yaw", "<f4"),
@@ -80,7 +81,7 @@ def write_object_database(
 ) -> int:
     """Write the objects, one at a time, and return how many there were. The folder appears when it is complete.
 
-    Raises InputRefused where it exists already. `lidar_sweeps`, `radar_sweeps`: how many the objects were made of.
+    Raises InputRefused where it exists already, and for a token of more than 64 bytes. `lidar_sweeps`, `radar_sweeps`: how many the objects were made of.
     """
     if folder.exists():
         raise InputRefused(f"{folder} exists: name a new folder for the database, or remove this one.")
@@ -117,7 +118,14 @@ def write_object_database(
 def _record(recorded: RecordedObject, start: int) -> NDArray[Any]:
     record = np.zeros((), _RECORD)
     box, picture = recorded.box, recorded.picture
-    record["token"] = recorded.token.encode()
+    token = recorded.token.encode("utf-8", "surrogatepass")
+    # NumPy would cut it, and takes trailing zeros for padding.
+    if len(token) > _TOKEN_BYTES or token.endswith(b"\0"):
+        raise InputRefused(
+            f"The annotation's token {recorded.token!r:.200} has {len(token)} bytes, or ends in a zero: a database of "
+            f"objects holds tokens of up to {_TOKEN_BYTES} bytes; give the annotations shorter ones."
+        )
+    record["token"] = token
     record["center"], record["size_wlh"] = box.centers[0].numpy(), box.sizes_wlh[0].numpy()
     record["yaw"], record["velocity"] = float(box.yaws[0]), box.velocities[0].numpy()
     record["label"], record["attribute"] = int(box.labels[0]), int(box.attributes[0])
@@ -183,7 +191,7 @@ class ObjectDatabase:
             outline = tuple(float(value) for value in record["outline"])
             picture = ObjectPicture(encoded, left, top, (outline[0], outline[1], outline[2], outline[3]))
         return RecordedObject(
-            token=bytes(record["token"]).decode(),
+            token=bytes(record["token"]).decode("utf-8", "surrogatepass"),
             box=self.boxes(np.array([row])),
             lidar_points=self._floats(lidar_start, radar_start, len(LIDAR_POINT_FIELDS)),
             radar_returns=self._floats(radar_start, picture_start, len(RADAR_RETURN_FIELDS)),

@@ -77,6 +77,20 @@ def test_written_then_read_is_the_same(tmp_path: Path, count: int) -> None:
         write_object_database(tmp_path / "db", [], lidar_sweeps=3, radar_sweeps=2)
 
 
+@pytest.mark.parametrize("token", ["a" * 64, "ä" * 32, "not a letter: \ud800", "", "zero \0 within"])
+def test_a_token_is_kept_as_it_is(tmp_path: Path, token: str) -> None:
+    write_object_database(tmp_path / "db", [replace(random_object(1), token=token)], lidar_sweeps=1, radar_sweeps=1)
+    assert ObjectDatabase(tmp_path / "db")[0].token == token
+
+
+@pytest.mark.parametrize("token", ["a" * 65, "ä" * 33, "a zero \0"])
+def test_a_token_that_would_be_cut_is_refused(tmp_path: Path, token: str) -> None:
+    objects = [random_object(0), replace(random_object(1), token=token)]
+    with pytest.raises(InputRefused, match="up to 64 bytes"):
+        write_object_database(tmp_path / "db", objects, lidar_sweeps=1, radar_sweeps=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_interrupted_leaves_nothing(tmp_path: Path) -> None:
     def objects() -> object:
         yield random_object(0)
