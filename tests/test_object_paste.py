@@ -123,6 +123,56 @@ def test_a_damaged_database_is_refused(tmp_path: Path, damage: str) -> None:
         ObjectDatabase(folder)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("center", math.nan),
+        ("size_wlh", math.inf),
+        ("size_wlh", 0.0),
+        ("size_wlh", -1.0),
+        ("yaw", math.nan),
+        ("velocity", math.inf),
+        ("outline", math.nan),
+        ("label", -1),
+        ("attribute", 99),
+        # 20 bytes of LiDAR more and as many of the picture less: the sum of the sizes stays what it was.
+        ("picture_bytes", None),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value: float | None) -> None:
+    folder = tmp_path / "db"
+    write_object_database(folder, [random_object(1), random_object(3)], lidar_sweeps=1, radar_sweeps=1)
+    records = np.load(folder / "objects.npy")
+    if value is None:
+        more = int(records["picture_bytes"][1]) // 20 + 1
+        records["picture_bytes"][1] -= 20 * more
+        records["lidar_points"][1] += more
+        assert records["picture_bytes"][1] < 0
+    else:
+        records[field][1] = value
+    np.save(folder / "objects.npy", records)
+    with pytest.raises(InputRefused, match="is damaged"):
+        ObjectDatabase(folder)
+
+
+def test_a_changed_byte_is_refused_when_its_object_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    objects = [random_object(seed) for seed in range(1, 6)]
+    write_object_database(folder, objects, lidar_sweeps=1, radar_sweeps=1)
+    starts = np.load(folder / "objects.npy")["start"].tolist()
+    content = (folder / "data.bin").read_bytes()
+    ends = [*starts[1:], len(content)]
+    for place in range(0, len(content), 37):
+        (folder / "data.bin").write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        database = ObjectDatabase(folder)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if start <= place < end:
+                with pytest.raises(InputRefused, match=f"the bytes of object {row} are not"):
+                    database[row]
+            else:
+                assert torch.equal(database[row].lidar_points, objects[row].lidar_points)
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_overlaps_are_shapelys(seed: int) -> None:
