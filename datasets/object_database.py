@@ -68,7 +68,8 @@ class RecordedObject:
     """One object at one keyframe: its `box` (a set of one, in ego), and what the sensors saw of it.
 
     `lidar_points` (LIDAR_POINT_FIELDS) and `radar_returns` (RADAR_RETURN_FIELDS) in the box's own frame: origin in its
-    middle, x along its length; velocities over ground in the box's axes.
+    middle, x along its length; both velocities in the box's axes: (vx, vy) as the radar measured it, relative to the
+    recording vehicle, and (vx_comp, vy_comp) over ground.
     """
 
     token: str

@@ -413,6 +413,21 @@ def test_paste_is_the_same_for_the_same_draw_and_fades_out(world: tuple[NuScenes
     assert [ObjectPaste("db", full_until_epoch=15).share(epoch) for epoch in (0, 14, 15, 19)] == [1.0, 1.0, 0.0, 0.0]
 
 
+def test_a_cloud_keeps_its_bound_with_objects_in_it(world: tuple[NuScenesReader, Path]) -> None:
+    reader, folder = world
+    frame = reader.frame(reader.frame_tokens("all")[0])
+    bounded = replace(CONFIG, max_lidar_points=300)
+    paste = ObjectPaste(str(folder), counts=(12, 6, 2, 2, 2, 4, 4, 6, 12, 6), min_lidar_points=2)
+    pasting = Augmenter(Augmentation(paste=paste), bounded)
+    drawn = pasting.draw(frame, torch.Generator().manual_seed(0), epoch=0)
+    assert drawn.placed is not None
+    after = pasting.sample(frame, drawn)
+    assert len(after.lidar_points) == len(make_sample(frame, bounded).lidar_points) == 300
+    # Thinned evenly: of the pasted points some stay.
+    grown = replace(drawn.placed.boxes, sizes_wlh=drawn.placed.boxes.sizes_wlh + 1e-3)
+    assert points_in_boxes(grown, after.lidar_points).counts.sum() > 0
+
+
 def test_paste_works_with_sensors_missing(world: tuple[NuScenesReader, Path]) -> None:
     reader, folder = world
     frame: LogFrame = reader.frame(reader.frame_tokens("all")[0])
