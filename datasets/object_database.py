@@ -194,7 +194,7 @@ class ObjectDatabase:
         radar_start = lidar_start + int(record["lidar_points"]) * _POINT_BYTES
         picture_start = radar_start + int(record["radar_returns"]) * _RETURN_BYTES
         end = picture_start + int(record["picture_bytes"])
-        if zlib.crc32(self._data[lidar_start:end]) != int(record["crc32"]):
+        if zlib.crc32(self._data[lidar_start:end].tobytes()) != int(record["crc32"]):
             raise InputRefused(
                 f"{self.folder}/data.bin is damaged: the bytes of object {row} are not those that were written; "
                 "build the database again."
