@@ -8,6 +8,7 @@ opening takes no time and loader processes share the pages. Nothing in it is cod
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -89,8 +90,11 @@ def write_object_database(
     """
     if folder.exists():
         raise InputRefused(f"{folder} exists: name a new folder for the database, or remove this one.")
-    growing = folder.absolute().parent / f".{folder.name}.unfinished-{os.getpid()}"
-    growing.mkdir(parents=True)
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: what a killed process left must not stand in the way, whatever its number was.
+    growing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unfinished-", dir=parent))
+    growing.chmod(0o777 & ~_umask())
     try:
         records: list[NDArray[Any]] = []
         with (growing / "data.bin").open("wb") as file:
@@ -118,6 +122,13 @@ def write_object_database(
     finally:
         shutil.rmtree(growing, ignore_errors=True)
     return len(records)
+
+
+def _umask() -> int:
+    """What the user's new folders must not allow; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _record(recorded: RecordedObject, start: int, crc32: int) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,14 @@ def test_a_token_that_would_be_cut_is_refused(tmp_path: Path, token: str) -> Non
     with pytest.raises(InputRefused, match="up to 64 bytes"):
         write_object_database(tmp_path / "db", objects, lidar_sweeps=1, radar_sweeps=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / f".db.unfinished-{os.getpid()}").mkdir()
+    write_object_database(tmp_path / "db", [random_object(1)], lidar_sweeps=1, radar_sweeps=1)
+    assert len(ObjectDatabase(tmp_path / "db")) == 1
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "db").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_what_was_interrupted_leaves_nothing(tmp_path: Path) -> None:
