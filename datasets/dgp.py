@@ -18,6 +18,7 @@ import math
 import struct
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -314,7 +315,7 @@ def _places(root: Path, scenes: Iterable[_Scene]) -> dict[str, tuple[_Scene, int
 
 def _velocity(track: list[tuple[int, Any]], time_us: int) -> tuple[float, float]:
     """Between the neighbours in a track, or to the one neighbour there is; NaN where they are too far apart in time."""
-    here = next(index for index, (time, _) in enumerate(track) if time == time_us)
+    here = bisect_left(track, time_us, key=lambda entry: entry[0])  # a track's times rise
     first, last = max(here - 1, 0), min(here + 1, len(track) - 1)
     elapsed_us = track[last][0] - track[first][0]
     if first == last or elapsed_us > _MAX_TIME_DIFFERENCE_US * (last - first):
