@@ -13,13 +13,17 @@ What is converted at this door, and how:
 """
 
 import io
+import lzma
 import math
+import struct
 import zipfile
+import zlib
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,7 @@ from datasets.classes import CAMERA_CHANNELS, DETECTION_CLASSES, LIDAR_CHANNEL, 
 from datasets.faults import FaultReason, InputRefused, SensorFault, SensorFileError
 from datasets.frames import Annotations, CameraImage, LogFrame, PointSweep
 from datasets.images import picture_size
+from datasets.npy_file import read_npy
 from datasets.nuscenes.ego_motion import PoseTrack, past_states
 from datasets.nuscenes.files import path_under, read_file
 from datasets.nuscenes.values import COUNT, NAME, PATH, PIXELS, QUATERNION, SCORE, SIZE, TIME, VECTOR, Kind, read_json
@@ -63,6 +68,12 @@ _BOXES_3D = "1"  # the kind of annotation, in `annotations` and `ontologies`
 _MAX_TIME_DIFFERENCE_US = 1_500_000
 _MAX_UNPACKED_BYTES = 256 * 2**20
 _POINT_FIELDS = ("X", "Y", "Z", "INTENSITY")
+_POINT_DTYPES = ("float16", "float32", "float64")
+# What zipfile raises: bytes that no method unpacks, an encrypted file, a method that it does not know, and so on.
+_BAD_ARCHIVE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(KeyError, ValueError, EOFError, OSError, MemoryError, RuntimeError),
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -94,6 +105,9 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Scene:
+    """One scene. `file` is relative to the root, `name` what the user calls it."""
+
+    file: str
     name: str
     samples: tuple[_Sample, ...]
     class_of_id: dict[int, str]
@@ -138,11 +152,8 @@ class DgpReader:
         self._scenes_of_split = {name: _scene_files(path, splits.get(key)) for name, key in _SPLITS.items()}
         files = dict.fromkeys(file for names in self._scenes_of_split.values() for file in names)
         self._scenes = {file: _read_scene(root, file, time_scale) for file in files}
-        self._place_of = {
-            sample.token: (scene, position)
-            for scene in self._scenes.values()
-            for position, sample in enumerate(scene.samples)
-        }
+        self._place_of = _places(root, self._scenes.values())
+        # By the scene's file.
         self._boxes_of_scene: dict[str, tuple[list[list[_Box]], dict[str, list[tuple[int, Any]]]]] = {}
 
     def frame_tokens(self, split: str) -> tuple[str, ...]:
@@ -245,9 +256,9 @@ class DgpReader:
         sample = scene.samples[position]
         if LIDAR_CHANNEL not in sample.readings or not sample.readings[LIDAR_CHANNEL].boxes_filename:
             return None
-        if scene.name not in self._boxes_of_scene:
-            self._boxes_of_scene = {scene.name: self._read_boxes(scene)}  # frames are read scene by scene
-        boxes_of_sample, tracks = self._boxes_of_scene[scene.name]
+        if scene.file not in self._boxes_of_scene:
+            self._boxes_of_scene = {scene.file: self._read_boxes(scene)}  # frames are read scene by scene
+        boxes_of_sample, tracks = self._boxes_of_scene[scene.file]
         boxes = sorted(boxes_of_sample[position], key=lambda box: box.instance)
         velocities = [_velocity(tracks[box.instance], sample.timestamp_us) for box in boxes]
         poses = torch.stack([box.global_from_box for box in boxes]) if boxes else torch.zeros(0, 4, 4).double()
@@ -280,9 +291,31 @@ class DgpReader:
         return boxes, dict(tracks)
 
 
+def _places(root: Path, scenes: Iterable[_Scene]) -> dict[str, tuple[_Scene, int]]:
+    """The scene and position of each sample's token. Raises InputRefused for a name or a token that occurs twice."""
+    by_name: dict[str, _Scene] = {}
+    places: dict[str, tuple[_Scene, int]] = {}
+    for scene in scenes:
+        other = by_name.setdefault(scene.name, scene)
+        if other is not scene:
+            raise InputRefused(
+                f"{root}: {other.file} and {scene.file} are both called {scene.name!r}, by their folder: "
+                "give each scene a folder of its own."
+            )
+        for position, sample in enumerate(scene.samples):
+            if sample.token in places:
+                first = places[sample.token][0].file
+                raise InputRefused(
+                    f"{root / scene.file}: the key {sample.token!r:.80} is the first datum of a sample of {first}, "
+                    "too: keys must be unique."
+                )
+            places[sample.token] = scene, position
+    return places
+
+
 def _velocity(track: list[tuple[int, Any]], time_us: int) -> tuple[float, float]:
     """Between the neighbours in a track, or to the one neighbour there is; NaN where they are too far apart in time."""
-    here = next(index for index, (time, _) in enumerate(track) if time == time_us)
+    here = bisect_left(track, time_us, key=lambda entry: entry[0])  # a track's times rise
     first, last = max(here - 1, 0), min(here + 1, len(track) - 1)
     elapsed_us = track[last][0] - track[first][0]
     if first == last or elapsed_us > _MAX_TIME_DIFFERENCE_US * (last - first):
@@ -309,27 +342,39 @@ def _scene_files(path: Path, split: Any) -> list[str]:
 
 
 def _read_scene(root: Path, filename: str, time_scale: float) -> _Scene:
-    path = path_under(root, filename)
-    folder = filename.rpartition("/")[0]
+    path = _path_under(root, filename)
+    folder = PurePosixPath(filename).parent
     scene = _object(path, read_json(path))
-    data = {_get(path, datum, "key", NAME): datum for datum in _objects(path, scene, "data")}
+    listed = _objects(path, scene, "data")
+    data = {_get(path, datum, "key", NAME): datum for datum in listed}
+    if len(data) < len(listed):
+        raise InputRefused(f"{path}: field key: {len(listed) - len(data)} of the data have a key that occurs twice.")
     rigs: dict[str, dict[str, Any]] = {}
     samples = []
     for sample in _objects(path, scene, "samples"):
         calibration = _get(path, sample, "calibration_key", NAME)
         if calibration not in rigs:
-            rigs[calibration] = _read_calibration(path_under(root, f"{folder}/calibration/{calibration}.json"))
+            rigs[calibration] = _read_calibration(
+                _path_under(root, str(folder / "calibration" / f"{calibration}.json"))
+            )
         samples.append(_sample(path, folder, sample, data, rigs[calibration], time_scale))
     samples.sort(key=lambda sample: sample.timestamp_us)
     if not samples or len({sample.timestamp_us for sample in samples}) < len(samples):
         raise InputRefused(f"{path}: field samples: expected one or more samples, each at a time of its own.")
     ontology = _object(path, _get(path, scene, "ontologies")).get(_BOXES_3D)
-    classes = _read_ontology(path_under(root, f"{folder}/ontology/{ontology}.json")) if ontology else {}
-    return _Scene(folder or path.stem, tuple(samples), classes, _pose_track(samples))
+    classes = _read_ontology(_path_under(root, str(folder / "ontology" / f"{ontology}.json"))) if ontology else {}
+    # A scene is called by its folder; one that lies in the root itself by its file.
+    name = str(folder) if folder.name else path.stem
+    return _Scene(filename, name, tuple(samples), classes, _pose_track(samples))
 
 
 def _sample(
-    path: Path, folder: str, sample: dict[str, Any], data: dict[str, Any], sensors: dict[str, Any], time_scale: float
+    path: Path,
+    folder: PurePosixPath,
+    sample: dict[str, Any],
+    data: dict[str, Any],
+    sensors: dict[str, Any],
+    time_scale: float,
 ) -> _Sample:
     readings: dict[str, _Datum] = {}
     cameras: dict[str, PinholeCamera] = {}
@@ -355,7 +400,7 @@ def _sample(
     return _Sample(keys[0], time, readings, SensorRig(poses, cameras))
 
 
-def _datum(path: Path, folder: str, datum: dict[str, Any], time_scale: float) -> _Datum:
+def _datum(path: Path, folder: PurePosixPath, datum: dict[str, Any], time_scale: float) -> _Datum:
     kinds = _get(path, datum, "datum", of=dict)
     content = kinds.get("image") or kinds.get("point_cloud")
     content = _object(path, content)
@@ -367,11 +412,11 @@ def _datum(path: Path, folder: str, datum: dict[str, Any], time_scale: float) ->
     return _Datum(
         timestamp_us=_time(path, _get(path, datum, "id", of=dict), time_scale),
         global_from_sensor=_pose(path, _get(path, content, "pose", of=dict)),
-        filename=f"{folder}/{_get(path, content, 'filename', PATH)}",
+        filename=str(folder / _get(path, content, "filename", PATH)),
         width=_get(path, content, "width", PIXELS) if is_image else 0,
         height=_get(path, content, "height", PIXELS) if is_image else 0,
         point_format=() if is_image else tuple(map(str, _get(path, content, "point_format", of=list))),
-        boxes_filename=f"{folder}/{boxes}" if boxes and not is_image else "",
+        boxes_filename=str(folder / boxes) if boxes and not is_image else "",
     )
 
 
@@ -399,7 +444,7 @@ def _read_ontology(path: Path) -> dict[int, str]:
 
 def _read_boxes(root: Path, reading: _Datum, class_of_id: dict[int, str]) -> list[_Box]:
     """The boxes of one cloud that are of the ten detection classes."""
-    path = path_under(root, reading.boxes_filename)
+    path = _path_under(root, reading.boxes_filename)
     boxes: list[_Box] = []
     for annotation in _objects(path, _object(path, read_json(path)), "annotations"):
         class_id = _get(path, annotation, "class_id", COUNT)
@@ -437,10 +482,10 @@ def _read_points(root: Path, reading: _Datum) -> tuple[torch.Tensor, str]:
         with zipfile.ZipFile(content) as archive:
             if archive.getinfo("data.npy").file_size > _MAX_UNPACKED_BYTES:
                 raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{name}: too many bytes when unpacked")
-            table = np.load(io.BytesIO(archive.read("data.npy")), allow_pickle=False)
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError, MemoryError) as error:
+            table = read_npy(archive.read("data.npy"), _POINT_DTYPES)
+    except _BAD_ARCHIVE as error:
         raise SensorFileError(FaultReason.TRUNCATED, f"{name}: not a whole .npz file with `data`: {error}") from None
-    if table.ndim != 2 or table.shape[1] != len(reading.point_format) or table.dtype.kind != "f":
+    if table.ndim != 2 or table.shape[1] != len(reading.point_format):
         raise SensorFileError(FaultReason.BAD_HEADER, f"{name}: expected a table of {reading.point_format}")
     columns = [table[:, reading.point_format.index(field)] for field in _POINT_FIELDS]
     columns[3] = columns[3] * 255.0
@@ -451,6 +496,14 @@ def _read_points(root: Path, reading: _Datum) -> tuple[torch.Tensor, str]:
     dropped = len(points) - int(finite.sum())
     sentence = f"{name}: {dropped} of {len(points)} points are not finite and were dropped" if dropped else ""
     return torch.from_numpy(points[finite]), sentence
+
+
+def _path_under(root: Path, filename: str) -> Path:
+    """The path of a file that a scene cannot do without. Raises InputRefused for every path that is none."""
+    try:
+        return path_under(root, filename)
+    except SensorFileError as error:
+        raise InputRefused(f"{root}: {error.detail}.") from None
 
 
 def _pose_track(samples: list[_Sample]) -> PoseTrack:

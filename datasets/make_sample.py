@@ -176,10 +176,14 @@ def lidar_points(frame: LogFrame, config: SampleConfig) -> Float32[Tensor, "P 5"
     if config.pad_lidar_sweeps and sweeps:
         sweeps += (config.lidar_sweeps - len(sweeps)) * sweeps[:1]
     moving = moving_sweeps(frame, config.lidar_channel, sweeps)
-    cloud = merge_lidar_sweeps(moving, close_radius=config.close_radius)
-    if len(cloud) > config.max_lidar_points:
-        cloud = cloud[torch.linspace(0, len(cloud) - 1, config.max_lidar_points, dtype=torch.float64).long()]
-    return cloud
+    return thinned(merge_lidar_sweeps(moving, close_radius=config.close_radius), config.max_lidar_points)
+
+
+def thinned(cloud: Float32[Tensor, "P 5"], most: int) -> Float32[Tensor, "Q 5"]:
+    """At most so many points of a cloud, evenly taken from all of it."""
+    if len(cloud) <= most:
+        return cloud
+    return cloud[torch.linspace(0, len(cloud) - 1, most, dtype=torch.float64).long()]
 
 
 def _radars(frame: LogFrame, config: SampleConfig) -> tuple[Float32[Tensor, "R 7"], Bool[Tensor, "K"]]:

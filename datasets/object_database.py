@@ -8,6 +8,8 @@ opening takes no time and loader processes share the pages. Nothing in it is cod
 import json
 import os
 import shutil
+import tempfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +27,11 @@ from datasets.faults import InputRefused
 from datasets.sample import LIDAR_POINT_FIELDS
 from datasets.sweeps import RADAR_RETURN_FIELDS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_TOKEN_BYTES = 64
 _RECORD = np.dtype(
     [
-        ("token", "S64"),
+        ("token", f"S{_TOKEN_BYTES}"),
         ("center", "<f4", 3),
         ("size_wlh", "<f4", 3),
         ("yaw", "<f4"),
@@ -41,6 +44,7 @@ _RECORD = np.dtype(
         ("picture_bytes", "<i4"),
         ("picture_corner", "<i4", 2),
         ("outline", "<f4", 4),
+        ("crc32", "<u4"),  # of the object's bytes in data.bin
     ]
 )
 _POINT_BYTES, _RETURN_BYTES = 4 * len(LIDAR_POINT_FIELDS), 4 * len(RADAR_RETURN_FIELDS)
@@ -65,7 +69,8 @@ class RecordedObject:
     """One object at one keyframe: its `box` (a set of one, in ego), and what the sensors saw of it.
 
     `lidar_points` (LIDAR_POINT_FIELDS) and `radar_returns` (RADAR_RETURN_FIELDS) in the box's own frame: origin in its
-    middle, x along its length; velocities over ground in the box's axes.
+    middle, x along its length; both velocities in the box's axes: (vx, vy) as the radar measured it, relative to the
+    recording vehicle, and (vx_comp, vy_comp) over ground.
     """
 
     token: str
@@ -80,20 +85,25 @@ def write_object_database(
 ) -> int:
     """Write the objects, one at a time, and return how many there were. The folder appears when it is complete.
 
-    Raises InputRefused where it exists already. `lidar_sweeps`, `radar_sweeps`: how many the objects were made of.
+    Raises InputRefused where it exists already, and for a token of more than 64 bytes. `lidar_sweeps`, `radar_sweeps`:
+    how many the objects were made of.
     """
     if folder.exists():
         raise InputRefused(f"{folder} exists: name a new folder for the database, or remove this one.")
-    growing = folder.absolute().parent / f".{folder.name}.unfinished-{os.getpid()}"
-    growing.mkdir(parents=True)
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: what a killed process left must not stand in the way, whatever its number was.
+    growing = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unfinished-", dir=parent))
+    growing.chmod(0o777 & ~_umask())
     try:
         records: list[NDArray[Any]] = []
         with (growing / "data.bin").open("wb") as file:
             for recorded in objects:
-                records.append(_record(recorded, file.tell()))
-                file.write(recorded.lidar_points.numpy().astype("<f4").tobytes())
-                file.write(recorded.radar_returns.numpy().astype("<f4").tobytes())
-                file.write(recorded.picture.encoded if recorded.picture is not None else b"")
+                data = recorded.lidar_points.numpy().astype("<f4").tobytes()
+                data += recorded.radar_returns.numpy().astype("<f4").tobytes()
+                data += recorded.picture.encoded if recorded.picture is not None else b""
+                records.append(_record(recorded, file.tell(), zlib.crc32(data)))
+                file.write(data)
             size = file.tell()
             # A file of no bytes cannot be mapped.
             file.write(b"\0" if size == 0 else b"")
@@ -114,14 +124,28 @@ def write_object_database(
     return len(records)
 
 
-def _record(recorded: RecordedObject, start: int) -> NDArray[Any]:
+def _umask() -> int:
+    """What the user's new folders must not allow; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _record(recorded: RecordedObject, start: int, crc32: int) -> NDArray[Any]:
     record = np.zeros((), _RECORD)
     box, picture = recorded.box, recorded.picture
-    record["token"] = recorded.token.encode()
+    token = recorded.token.encode("utf-8", "surrogatepass")
+    # NumPy would cut it, and takes trailing zeros for padding.
+    if len(token) > _TOKEN_BYTES or token.endswith(b"\0"):
+        raise InputRefused(
+            f"The annotation's token {recorded.token!r:.200} has {len(token)} bytes, or ends in a zero: a database of "
+            f"objects holds tokens of up to {_TOKEN_BYTES} bytes; give the annotations shorter ones."
+        )
+    record["token"] = token
     record["center"], record["size_wlh"] = box.centers[0].numpy(), box.sizes_wlh[0].numpy()
     record["yaw"], record["velocity"] = float(box.yaws[0]), box.velocities[0].numpy()
     record["label"], record["attribute"] = int(box.labels[0]), int(box.attributes[0])
-    record["start"] = start
+    record["start"], record["crc32"] = start, crc32
     record["lidar_points"], record["radar_returns"] = len(recorded.lidar_points), len(recorded.radar_returns)
     if picture is not None:
         record["picture_bytes"] = len(picture.encoded)
@@ -162,7 +186,11 @@ class ObjectDatabase:
             ((records[field] >= low) & (records[field] < high)).all()
             for field, low, high in (("label", 0, names[0]), ("attribute", -1, names[1]))
         ]
-        if not whole or not all(known) or (len(records) and int(sizes.min()) < 0):
+        counted = all((records[field] >= 0).all() for field in ("lidar_points", "radar_returns", "picture_bytes"))
+        finite = all(np.isfinite(records[field]).all() for field in ("center", "size_wlh", "yaw", "outline"))
+        # A velocity may be unknown: not a number.
+        solid = bool((records["size_wlh"] > 0).all()) and not np.isinf(records["velocity"]).any()
+        if not (whole and all(known) and counted and finite and solid):
             raise InputRefused(
                 f"{folder} is damaged: its records and its data.bin do not fit; build the database again."
             )
@@ -171,19 +199,25 @@ class ObjectDatabase:
         return len(self._records)
 
     def __getitem__(self, row: int) -> RecordedObject:
-        """One object with all that was recorded of it."""
+        """One object with all that was recorded of it. Raises InputRefused where its bytes have changed."""
         record = self._records[row]
         lidar_start = int(record["start"])
         radar_start = lidar_start + int(record["lidar_points"]) * _POINT_BYTES
         picture_start = radar_start + int(record["radar_returns"]) * _RETURN_BYTES
+        end = picture_start + int(record["picture_bytes"])
+        if zlib.crc32(self._data[lidar_start:end].tobytes()) != int(record["crc32"]):
+            raise InputRefused(
+                f"{self.folder}/data.bin is damaged: the bytes of object {row} are not those that were written; "
+                "build the database again."
+            )
         picture = None
         if record["picture_bytes"]:
-            encoded = self._data[picture_start : picture_start + int(record["picture_bytes"])].tobytes()
+            encoded = self._data[picture_start:end].tobytes()
             left, top = (int(value) for value in record["picture_corner"])
             outline = tuple(float(value) for value in record["outline"])
             picture = ObjectPicture(encoded, left, top, (outline[0], outline[1], outline[2], outline[3]))
         return RecordedObject(
-            token=bytes(record["token"]).decode(),
+            token=bytes(record["token"]).decode("utf-8", "surrogatepass"),
             box=self.boxes(np.array([row])),
             lidar_points=self._floats(lidar_start, radar_start, len(LIDAR_POINT_FIELDS)),
             radar_returns=self._floats(radar_start, picture_start, len(RADAR_RETURN_FIELDS)),

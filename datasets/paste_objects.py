@@ -20,7 +20,7 @@ from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES
 from datasets.faults import InputRefused
 from datasets.frames import RADAR_FIELDS, LogFrame
-from datasets.make_sample import SampleConfig, radar_points
+from datasets.make_sample import SampleConfig, radar_points, thinned
 from datasets.object_database import ObjectDatabase, RecordedObject
 from datasets.points_in_boxes import points_in_boxes
 from datasets.sample import Sample
@@ -131,14 +131,17 @@ class ObjectPaster:
         return [self.database[row] for row in placed.rows]
 
     def paste_points(self, sample: Sample, placed: PlacedObjects, objects: list[RecordedObject]) -> Sample:
-        """The sample with the objects' boxes, points and returns; what it had in the places of the boxes is gone."""
+        """The sample with the objects' boxes, points and returns; what it had in the places of the boxes is gone.
+
+        The cloud stays within `max_lidar_points` of the config.
+        """
         if not objects or sample.boxes is None:
             return sample
         lidar, radar = sample.lidar_points, sample.radar_points
         poses = [from_yaw(float(box.yaws), box.centers[0].tolist()) for box in _single(placed.boxes)]
         if sample.lidar_available:
             clouds = [_moved(pose, recorded.lidar_points) for pose, recorded in zip(poses, objects, strict=True)]
-            lidar = torch.cat([_outside(placed.boxes, lidar), *clouds])
+            lidar = thinned(torch.cat([_outside(placed.boxes, lidar), *clouds]), self._config.max_lidar_points)
         if bool(sample.radar_available.any()):
             returns = torch.cat(
                 [_turned_returns(pose, o.radar_returns) for pose, o in zip(poses, objects, strict=True)]

@@ -17,6 +17,7 @@ from datasets.boxes import Boxes3D
 from datasets.compiled import compiled
 
 _CELL = 2.0  # metres
+_LARGEST = 1e15  # no length or position in metres comes near it
 _MAX_CELLS_A_SIDE = 512  # of boxes that lie far apart, in larger cells
 
 
@@ -41,14 +42,18 @@ def points_in_boxes(boxes: Boxes3D, points: Float[Tensor, "P C"]) -> PointsInBox
     """The points (x, y, z and any columns behind them, in the boxes' frame) that lie in each box.
 
     Points on a face count as inside. The arithmetic is float64 whatever the dtypes; the result is that of
-    `Boxes3D.points_inside` in float64. A point that is not finite lies in no box. Tensors on the CPU only.
+    `Boxes3D.points_inside` in float64. A point that is not finite lies in no box, and a box with a number beyond 1e15
+    holds none. Raises ValueError for tensors that are not on the CPU.
     """
+    devices = {boxes.centers.device.type, points.device.type}
+    if devices != {"cpu"}:
+        raise ValueError(f"points_in_boxes works on the CPU only, not on {', '.join(sorted(devices))}")
     geometry = torch.cat([boxes.centers, boxes.sizes_wlh / 2, boxes.yaws[:, None]], dim=1).double().numpy()
     turns = np.stack([boxes.yaws.double().cos().numpy(), boxes.yaws.double().sin().numpy()], axis=1)
     if len(boxes) == 0 or len(points) == 0:
         return PointsInBoxes(torch.zeros(len(boxes) + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
-    # A box that is not finite holds no point, and has no place in the raster.
-    geometry[~np.isfinite(geometry).all(axis=1)] = (0.0, 0.0, 0.0, -1.0, -1.0, -1.0, 0.0)
+    # A box that is not finite, or so large that its extent is not, holds no point and has no place in the raster.
+    geometry[~(np.abs(geometry) <= _LARGEST).all(axis=1)] = (0.0, 0.0, 0.0, -1.0, -1.0, -1.0, 0.0)
     reach = np.hypot(geometry[:, 3], geometry[:, 4]) + 1e-3
     lows, highs = geometry[:, :2] - reach[:, None], geometry[:, :2] + reach[:, None]
     low, high = lows.min(axis=0), highs.max(axis=0)

@@ -1,5 +1,6 @@
 """Sensor files: whatever is wrong with one is told by a reason from the closed list and a sentence that names it."""
 
+import errno
 import os
 import struct
 import zlib
@@ -107,6 +108,8 @@ def test_what_is_no_file_with_content(tmp_path: Path, read: Callable[[Path, str]
     refusal(lambda: read(tmp_path, "empty/inside"), FaultReason.MISSING_FILE, "empty/inside")
     refusal(lambda: read(tmp_path, "dangling"), FaultReason.MISSING_FILE, "dangling")
     refusal(lambda: read(tmp_path, "x" * 5000), FaultReason.MISSING_FILE, "xxx")
+    refusal(lambda: read(tmp_path, "x\ud800"), FaultReason.MISSING_FILE, "x\\ud800: not readable")
+    refusal(lambda: read(tmp_path, "x\0"), FaultReason.MISSING_FILE, "x\\x00: not readable")
     refusal(lambda: read(tmp_path, "empty"), FaultReason.EMPTY_FILE, "empty")
     refusal(lambda: read(tmp_path, "folder"), FaultReason.NOT_A_REGULAR_FILE, "folder")
     refusal(lambda: read(tmp_path, "pipe"), FaultReason.NOT_A_REGULAR_FILE, "pipe")
@@ -223,6 +226,41 @@ def test_a_radar_file_that_is_none(tmp_path: Path) -> None:
     refusal(lambda: read_radar_sweep(tmp_path, "no_data.pcd"), FaultReason.BAD_HEADER, "no_data.pcd")
     refusal(lambda: read_radar_sweep(tmp_path, "garbage.pcd"), FaultReason.BAD_HEADER, "garbage.pcd")
     refusal(lambda: read_radar_sweep(tmp_path, "half.pcd"), FaultReason.TRUNCATED, "half.pcd")
+
+
+# A disk that fails --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_disk_that_fails_while_a_file_is_read(
+    tmp_path: Path, read: Callable[[Path, str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad_block(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    (tmp_path / "a").write_bytes(lidar_points().tobytes())
+    for call in ("readv", "fstat"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, bad_block)
+            detail = refusal(lambda: read(tmp_path, "a"), FaultReason.MISSING_FILE, "a: not readable")
+        assert os.strerror(errno.EIO) in detail
+
+
+def test_a_file_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = os.readv
+
+    def slowly(descriptor: int, buffers: list[memoryview]) -> int:
+        return read(descriptor, [buffers[0][:100]])
+
+    def until(end: int) -> Callable[[int, list[memoryview]], int]:
+        return lambda descriptor, buffers: read(descriptor, [buffers[0][: end - os.lseek(descriptor, 0, os.SEEK_CUR)]])
+
+    (tmp_path / "a").write_bytes(lidar_points().tobytes())
+    monkeypatch.setattr(os, "readv", slowly)
+    assert torch.equal(read_lidar_sweep(tmp_path, "a").points, torch.from_numpy(lidar_points()))
+    # Another program cuts the file in the meantime, between two points.
+    monkeypatch.setattr(os, "readv", until(400))
+    assert "400 of 1200" in refusal(lambda: read_lidar_sweep(tmp_path, "a"), FaultReason.TRUNCATED, "a:")
 
 
 # Pictures -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,28 @@ def test_written_then_read_is_the_same(tmp_path: Path, count: int) -> None:
         write_object_database(tmp_path / "db", [], lidar_sweeps=3, radar_sweeps=2)
 
 
+@pytest.mark.parametrize("token", ["a" * 64, "ä" * 32, "not a letter: \ud800", "", "zero \0 within"])
+def test_a_token_is_kept_as_it_is(tmp_path: Path, token: str) -> None:
+    write_object_database(tmp_path / "db", [replace(random_object(1), token=token)], lidar_sweeps=1, radar_sweeps=1)
+    assert ObjectDatabase(tmp_path / "db")[0].token == token
+
+
+@pytest.mark.parametrize("token", ["a" * 65, "ä" * 33, "a zero \0"])
+def test_a_token_that_would_be_cut_is_refused(tmp_path: Path, token: str) -> None:
+    objects = [random_object(0), replace(random_object(1), token=token)]
+    with pytest.raises(InputRefused, match="up to 64 bytes"):
+        write_object_database(tmp_path / "db", objects, lidar_sweeps=1, radar_sweeps=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / f".db.unfinished-{os.getpid()}").mkdir()
+    write_object_database(tmp_path / "db", [random_object(1)], lidar_sweeps=1, radar_sweeps=1)
+    assert len(ObjectDatabase(tmp_path / "db")) == 1
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "db").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_what_was_interrupted_leaves_nothing(tmp_path: Path) -> None:
     def objects() -> object:
         yield random_object(0)
@@ -107,6 +130,56 @@ def test_a_damaged_database_is_refused(tmp_path: Path, damage: str) -> None:
         (folder / "database.json").write_text(json.dumps(described | {key: value}))
     with pytest.raises(InputRefused, match="db"):
         ObjectDatabase(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("center", math.nan),
+        ("size_wlh", math.inf),
+        ("size_wlh", 0.0),
+        ("size_wlh", -1.0),
+        ("yaw", math.nan),
+        ("velocity", math.inf),
+        ("outline", math.nan),
+        ("label", -1),
+        ("attribute", 99),
+        # 20 bytes of LiDAR more and as many of the picture less: the sum of the sizes stays what it was.
+        ("picture_bytes", None),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value: float | None) -> None:
+    folder = tmp_path / "db"
+    write_object_database(folder, [random_object(1), random_object(3)], lidar_sweeps=1, radar_sweeps=1)
+    records = np.load(folder / "objects.npy")
+    if value is None:
+        more = int(records["picture_bytes"][1]) // 20 + 1
+        records["picture_bytes"][1] -= 20 * more
+        records["lidar_points"][1] += more
+        assert records["picture_bytes"][1] < 0
+    else:
+        records[field][1] = value
+    np.save(folder / "objects.npy", records)
+    with pytest.raises(InputRefused, match="is damaged"):
+        ObjectDatabase(folder)
+
+
+def test_a_changed_byte_is_refused_when_its_object_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    objects = [random_object(seed) for seed in range(1, 6)]
+    write_object_database(folder, objects, lidar_sweeps=1, radar_sweeps=1)
+    starts = np.load(folder / "objects.npy")["start"].tolist()
+    content = (folder / "data.bin").read_bytes()
+    ends = [*starts[1:], len(content)]
+    for place in range(0, len(content), 37):
+        (folder / "data.bin").write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        database = ObjectDatabase(folder)
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if start <= place < end:
+                with pytest.raises(InputRefused, match=f"the bytes of object {row} are not"):
+                    database[row]
+            else:
+                assert torch.equal(database[row].lidar_points, objects[row].lidar_points)
 
 
 @settings(max_examples=60, deadline=None)
@@ -347,6 +420,21 @@ def test_paste_is_the_same_for_the_same_draw_and_fades_out(world: tuple[NuScenes
     assert numbers[5:] == [0, 0]
     assert 24 > numbers[2] >= numbers[3] >= numbers[4] > 0
     assert [ObjectPaste("db", full_until_epoch=15).share(epoch) for epoch in (0, 14, 15, 19)] == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_a_cloud_keeps_its_bound_with_objects_in_it(world: tuple[NuScenesReader, Path]) -> None:
+    reader, folder = world
+    frame = reader.frame(reader.frame_tokens("all")[0])
+    bounded = replace(CONFIG, max_lidar_points=300)
+    paste = ObjectPaste(str(folder), counts=(12, 6, 2, 2, 2, 4, 4, 6, 12, 6), min_lidar_points=2)
+    pasting = Augmenter(Augmentation(paste=paste), bounded)
+    drawn = pasting.draw(frame, torch.Generator().manual_seed(0), epoch=0)
+    assert drawn.placed is not None
+    after = pasting.sample(frame, drawn)
+    assert len(after.lidar_points) == len(make_sample(frame, bounded).lidar_points) == 300
+    # Thinned evenly: of the pasted points some stay.
+    grown = replace(drawn.placed.boxes, sizes_wlh=drawn.placed.boxes.sizes_wlh + 1e-3)
+    assert points_in_boxes(grown, after.lidar_points).counts.sum() > 0
 
 
 def test_paste_works_with_sensors_missing(world: tuple[NuScenesReader, Path]) -> None:

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,6 +54,23 @@ def test_what_is_not_finite_lies_nowhere() -> None:
     counts = points_in_boxes(boxes, boxes.centers).counts
     assert (counts[0], counts[1], counts[2]) == (1, 0, 1)
     assert points_in_boxes(Boxes3D.empty(), cloud).counts.shape == (0,)
+
+
+@pytest.mark.parametrize("field", ["centers", "sizes_wlh", "yaws"])
+@pytest.mark.parametrize("value", [1e16, 1e300, -1e300])
+def test_a_box_without_measure_holds_nothing_and_harms_none(field: str, value: float) -> None:
+    boxes = random_boxes(3, torch.Generator().manual_seed(2)).to(torch.float64)
+    cloud = boxes.centers.clone()
+    expected = points_in_boxes(boxes, cloud).counts
+    getattr(boxes, field).view(3, -1)[1, 0] = value
+    found = points_in_boxes(boxes, cloud).counts
+    assert (found[0], found[1], found[2]) == (expected[0], 0, expected[2])
+
+
+def test_another_device_is_refused() -> None:
+    boxes = random_boxes(3, torch.Generator().manual_seed(2))
+    with pytest.raises(ValueError, match="on the CPU only, not on cpu, meta"):
+        points_in_boxes(boxes, torch.zeros(4, 3, device="meta"))
 
 
 def test_the_real_keyframe_has_69_of_69(real_data: Path) -> None:

@@ -136,8 +136,9 @@ def read_image_bytes(root: Path, filename: str, width: int, height: int) -> byte
 
 
 def read_file(root: Path, filename: str) -> bytes:
-    """A regular file under the root. Raises SensorFileError MISSING_FILE, NOT_A_REGULAR_FILE, EMPTY_FILE or
-    IMPLAUSIBLE (too large), and InputRefused where the path leads out of the root.
+    """A regular file under the root. Raises SensorFileError MISSING_FILE (also where the disk fails to read it),
+    NOT_A_REGULAR_FILE, EMPTY_FILE, IMPLAUSIBLE (too large) or TRUNCATED (it shrinks while it is read), and InputRefused
+    where the path leads out of the root.
     """
     return _read_bytes(root, filename).tobytes()
 
@@ -161,8 +162,18 @@ def _read_bytes(root: Path, filename: str) -> NDArray[np.uint8]:
         if status.st_size > _MAX_FILE_BYTES:
             raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{filename}: {status.st_size} bytes are too many")
         content = np.empty(status.st_size, np.uint8)
-        with os.fdopen(descriptor, "rb", buffering=0, closefd=False) as file:
-            return content[: file.readinto(content.data)]
+        # One read may give less than all, on a network's disk above all.
+        done = 0
+        while done < len(content):
+            count = os.readv(descriptor, [content[done:].data])
+            if count == 0:
+                detail = f"{filename}: only {done} of {len(content)} bytes could be read"
+                raise SensorFileError(FaultReason.TRUNCATED, detail)
+            done += count
+        return content
+    except OSError as error:
+        # A bad block, a server that has gone: what opens need not be readable.
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename}: not readable: {error.strerror}") from None
     finally:
         os.close(descriptor)
 
@@ -171,6 +182,7 @@ def path_under(root: Path, filename: str) -> Path:
     """The path of a file of the dataset; neither `..` nor a symbolic link may lead out of the dataroot.
 
     The root itself and its first level (`samples`, `sweeps`) may be links to another disk: the user made those.
+    Raises InputRefused where it leads out, SensorFileError MISSING_FILE where no system has such a path.
     """
     parts = Path(filename).parts
     if not parts or Path(filename).is_absolute() or ".." in parts:
@@ -180,8 +192,10 @@ def path_under(root: Path, filename: str) -> Path:
         # realpath resolves as Path.resolve does, in a fifth of the time: forty files make a sample.
         resolved = os.path.realpath(path)
         homes = _homes(root, parts[0] if len(parts) > 1 else "")
-    except (OSError, RuntimeError) as error:
-        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename:.200}: not readable: {error}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        # Too many links, or letters that no file name has.
+        shown = ascii(filename)[1:-1]
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{shown:.200}: not readable: {error}") from None
     if not any(resolved.startswith(home.rstrip(os.sep) + os.sep) for home in homes):
         raise InputRefused(f"{path}: a symbolic link leads out of the dataroot, to {resolved}; copy the file instead.")
     return path

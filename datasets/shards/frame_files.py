@@ -8,7 +8,6 @@ that a field that is added to one of them is packed, too.
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Mapping
 from enum import Enum
 from types import NoneType, UnionType
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from datasets.frames import LogFrame
+from datasets.npy_file import read_npy
 
 _FRAME = "frame.json"
 _FORMAT = 1
@@ -127,20 +127,6 @@ def _expected(value: Any, kind: type) -> Any:
 
 def _unpacked_tensor(value: dict[str, Any], files: Mapping[str, bytes]) -> Tensor:
     if "file" in value:
-        return torch.from_numpy(_read_npy(files[value["file"]]))
+        return torch.from_numpy(read_npy(files[value["file"]], _DTYPES))
     shape = [_expected(side, int) for side in _expected(value["shape"], list)]
     return torch.tensor(_expected(value["numbers"], list), dtype=_DTYPES[value["dtype"]]).reshape(shape)
-
-
-def _read_npy(content: bytes) -> np.ndarray[Any, np.dtype[Any]]:
-    """The array of a `.npy` file whose header announces what follows it, before anything is allocated for it."""
-    file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
-    if version != (1, 0):
-        raise ValueError(f"a .npy file of version {version}")
-    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
-    if dtype.name not in _DTYPES or fortran_order:
-        raise ValueError(f"a .npy file of {dtype}")
-    if math.prod(shape) * dtype.itemsize != len(content) - file.tell():
-        raise ValueError(f"a .npy file that announces {shape} numbers and holds {len(content) - file.tell()} bytes")
-    return np.frombuffer(content, dtype=dtype, offset=file.tell()).reshape(shape).copy()
