@@ -109,7 +109,7 @@ def _locked(home: Path) -> Iterator[None]:
 
 
 def _built(home: Path, folder: Path, progress: BuildProgress | None) -> IndexFile:
-    # Imported here: what compiles loops and reads JSON is not needed to open an index.
+    # Imported here: where an index is found, what reads JSON need not be loaded.
     from datasets.nuscenes.index.build import build
 
     stamps = {name: _stamp(folder, name) for name in TABLES}
