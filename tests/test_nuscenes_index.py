@@ -252,6 +252,17 @@ def test_bad_tables_leave_no_index(root: Path) -> None:
     assert sorted(path.name for path in stored(root).parent.iterdir()) == ["lock"]
 
 
+@pytest.mark.parametrize("table", ["sample_annotation", "visibility"])
+@pytest.mark.parametrize("built", [False, True])
+def test_a_table_that_cannot_be_read_is_named(root: Path, table: str, *, built: bool) -> None:
+    if built:
+        open_index(root, VERSION)
+    (root / VERSION / f"{table}.json").unlink()
+    (root / VERSION / f"{table}.json").symlink_to("n" * 300)  # which no file system can follow
+    with pytest.raises(InputRefused, match=rf"cannot be read: .*{table}\.json"):
+        open_index(root, VERSION)
+
+
 # Where it is ------------------------------------------------------------------------------------------------------
 
 

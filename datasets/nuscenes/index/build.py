@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.classes import LIDAR_CHANNEL
+from datasets.faults import InputRefused
 from datasets.nuscenes.index.checks import (
     Links,
     Rows,
@@ -36,11 +37,13 @@ _LONGEST_TOKEN = 1024
 
 
 def build(folder: Path, progress: Progress) -> IndexContent:
-    """Read and check all tables of a version. Raises InputRefused for the first problem."""
+    """Read and check all tables of a version. Raises InputRefused for the first problem, no OSError among them."""
     collecting = gc.isenabled()
     gc.disable()  # millions of records without one circle among them: looking for circles takes a fifth of the time
     try:
         return _Builder(folder, progress).content()
+    except OSError as error:
+        raise InputRefused(f"{folder}: the tables cannot be read: {error}.") from None
     finally:
         if collecting:
             gc.enable()

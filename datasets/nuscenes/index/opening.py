@@ -75,7 +75,7 @@ def _opened(folder: Path, progress: BuildProgress | None) -> IndexFile:
             with _locked(home):
                 file = _fitting(home, folder)  # while this one waited for the lock, another process may have built it
                 return _built(home, folder, progress) if file is None else file
-        except OSError as error:
+        except OSError as error:  # of the home: what is wrong with the tables is refused
             problem = error
     raise InputRefused(
         f"{folder}: the index of the tables can be written neither there nor to {homes[-1]} ({problem}); "
@@ -134,7 +134,11 @@ def _fitting(home: Path, folder: Path) -> IndexFile | None:
         file = IndexFile(home / "columns")
     except (OSError, IndexDamaged):
         return None
-    noted, annotated = _noted(home), (folder / "sample_annotation.json").exists()
+    noted = _noted(home)
+    try:
+        annotated = (folder / "sample_annotation.json").exists()
+    except OSError:  # it cannot even be looked at: whoever builds will say so
+        return None
     fresh: dict[str, _Stamp] = {}
     for name, digest in file.digests.items():
         stamp, known = _stamp(folder, name), noted.get(name)
