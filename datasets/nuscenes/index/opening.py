@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.nuscenes.index.file import IndexDamaged, IndexFile, write_index
 from datasets.nuscenes.index.records import NuScenesIndex
@@ -183,12 +184,7 @@ def _digest(path: Path) -> str | None:
 
 def _note(home: Path, stamps: dict[str, _Stamp]) -> None:
     content = {name: asdict(stamp) for name, stamp in stamps.items()}
-    temporary = home / f".tables.json.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(json.dumps(content, indent=1))
-        temporary.replace(home / "tables.json")
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(home / "tables.json", json.dumps(content, indent=1).encode())
 
 
 def _noted(home: Path) -> dict[str, _Stamp]:
