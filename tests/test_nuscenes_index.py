@@ -276,7 +276,7 @@ def test_a_folder_that_may_not_be_written_is_not(root: Path, tmp_path: Path, mon
         assert open_index(tmp_path / "link", VERSION).path == index.path
         assert sorted(path.suffix for path in (root / VERSION).iterdir()) == [".json"] * 13
         monkeypatch.setenv("XDG_CACHE_HOME", str(root / VERSION / "log.json"))
-        with pytest.raises(InputRefused, match=r"can be written neither there nor to .*XDG_CACHE_HOME"):
+        with pytest.raises(InputRefused, match=r"can be written to none of .*\.bevel-index, .*XDG_CACHE_HOME"):
             open_index(root, VERSION)
     finally:
         (root / VERSION).chmod(0o755)
@@ -369,3 +369,27 @@ def test_damage_that_comes_while_it_is_open_is_mended(root: Path) -> None:
     assert stored(root).read_bytes() != whole
     assert rows_of(index.scene(1)) == expected[3]
     assert stored(root).read_bytes() == whole
+
+
+def test_damage_in_an_index_that_may_not_be_written_is_mended_in_the_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    expected = everything(open_index(root, VERSION))
+    column = IndexFile(stored(root)).columns["sample_data.timestamp"]
+    whole = stored(root).read_bytes()
+    place = whole.index(column.tobytes()) + column.nbytes - 8
+    damaged = whole[:place] + b"\xff" + whole[place + 1 :]
+    stored(root).write_bytes(damaged)
+    stored(root).parent.chmod(0o555)
+    try:
+        for _ in range(2):  # built, then found
+            index = open_index(root, VERSION)
+            assert everything(index) == expected
+            assert index.path.is_relative_to(tmp_path / "cache")
+            assert stored(root).read_bytes() == damaged
+            built = index.path.stat().st_ino
+        assert open_index(root, VERSION).path == stored(root)
+        assert index.path.stat().st_ino == built
+    finally:
+        stored(root).parent.chmod(0o755)

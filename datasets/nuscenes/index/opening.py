@@ -46,26 +46,39 @@ def open_index(root: Path, version: str, progress: BuildProgress | None = None) 
 
     Raises InputRefused for tables that cannot be used, and where no index can be written.
     """
-    return NuScenesIndex(_opened(root / version, progress), partial(_mended, root / version))
+    return NuScenesIndex(_opened(root / version, progress, _homes(root / version)), partial(_mended, root / version))
 
 
 def _mended(folder: Path, damaged: IndexFile) -> IndexFile:
-    """A new index in place of a damaged one. Raises InputRefused where that cannot be removed or the tables changed."""
-    try:
-        if damaged.path.stat().st_ino == damaged.inode:  # otherwise another process was here first
-            damaged.path.unlink(missing_ok=True)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise InputRefused(f"{damaged.path}: the index is damaged; remove the file ({error}).") from None
-    file = _opened(folder, None)
+    """A new index in place of a damaged one, or behind it in the cache where that one may not be removed.
+
+    Raises InputRefused where there is no other place, and where the tables changed.
+    """
+    homes = _homes(folder)
+    if not _removed(damaged):
+        homes = tuple(home for home in homes if home != damaged.path.parent)
+    file = _opened(folder, None, homes)
     if file.digests != damaged.digests:
         raise InputRefused(f"{folder}: the tables were changed while they were in use; start again.")
     return file
 
 
-def _opened(folder: Path, progress: BuildProgress | None) -> IndexFile:
-    homes = _homes(folder)
+def _removed(damaged: IndexFile) -> bool:
+    """Whether the damaged file is away, or another one is in its place by now."""
+    if not _may_be_written(damaged.path.parent):
+        return False
+    try:
+        if damaged.path.stat().st_ino == damaged.inode:  # otherwise another process was here first
+            damaged.path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def _opened(folder: Path, progress: BuildProgress | None, homes: tuple[Path, ...]) -> IndexFile:
+    """The index in the first of `homes` that has it or can be written."""
     for home in homes:
         file = _fitting(home, folder)
         if file is not None:
@@ -79,12 +92,12 @@ def _opened(folder: Path, progress: BuildProgress | None) -> IndexFile:
         except OSError as error:  # of the home: what is wrong with the tables is refused
             problem = error
     raise InputRefused(
-        f"{folder}: the index of the tables can be written neither there nor to {homes[-1]} ({problem}); "
+        f"{folder}: the index of the tables can be written to none of {', '.join(map(str, homes))} ({problem}); "
         "set XDG_CACHE_HOME to a folder that can be written."
     )
 
 
-def _homes(folder: Path) -> tuple[Path, Path]:
+def _homes(folder: Path) -> tuple[Path, ...]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevel"
     place = folder.resolve()
     name = f"{place.parent.name}-{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
