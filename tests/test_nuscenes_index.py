@@ -282,6 +282,34 @@ def test_a_folder_that_may_not_be_written_is_not(root: Path, tmp_path: Path, mon
         (root / VERSION).chmod(0o755)
 
 
+def test_an_index_that_may_not_be_written_is_read_once_where_the_tables_have_other_times(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a copy to a read-only disk. That the contents are not read again shows where one is exchanged for
+    another of the same size and time, which nothing but reading could tell.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_index(root, VERSION)
+    beside = (stored(root).parent / "tables.json").read_bytes()
+    table = root / VERSION / "sample_annotation.json"
+    for path in (root / VERSION).glob("*.json"):
+        os.utime(path, ns=(10**18, 10**18))
+    stored(root).parent.chmod(0o555)
+    try:
+        assert open_index(root, VERSION).path == stored(root)
+        assert (stored(root).parent / "tables.json").read_bytes() == beside
+        (noted,) = (tmp_path / "cache").rglob("*.json")
+        assert json.loads(noted.read_bytes())["sample"]["changed_ns"] == 10**18
+        assert [path.name for path in noted.parent.iterdir()] == ["tables.json"]
+        table.write_text(table.read_text().replace('"num_lidar_pts": 5', '"num_lidar_pts": 7'))
+        os.utime(table, ns=(10**18, 10**18))
+        assert set(open_index(root, VERSION).scene(0).annotations.num_lidar_pts.tolist()) == {5}
+        os.utime(table, ns=(10**18 + 1, 10**18 + 1))
+        assert set(open_index(root, VERSION).scene(0).annotations.num_lidar_pts.tolist()) == {7}
+    finally:
+        stored(root).parent.chmod(0o755)
+
+
 def test_a_linked_root_has_the_same_index(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     open_index(tmp_path / "link", VERSION)

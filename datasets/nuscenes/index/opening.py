@@ -2,8 +2,8 @@
 
 Beside the tables, in `<root>/<version>/.bevel-index/`; where that folder may not be written, in the user's cache
 (`$XDG_CACHE_HOME/bevel/`, otherwise `~/.cache/bevel/`). An index belongs to the tables' contents: it holds the SHA-256
-of each. As long as a table's size and time of change are those that were noted beside the index, its content is not
-read again. One process builds, under a lock; others wait for it.
+of each. As long as a table's size and time of change are those that were noted, beside the index or in the cache, its
+content is not read again. One process builds, under a lock; others wait for it.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ def _built(home: Path, folder: Path, progress: BuildProgress | None) -> IndexFil
 
     content = build(folder, count)
     write_index(home / "columns", content)
-    _note(home, {name: replace(stamp, digest=content.digests[name]) for name, stamp in stamps.items() if stamp})
+    _note((home,), {name: replace(stamp, digest=content.digests[name]) for name, stamp in stamps.items() if stamp})
     return IndexFile(home / "columns")
 
 
@@ -148,27 +148,29 @@ def _fitting(home: Path, folder: Path) -> IndexFile | None:
         file = IndexFile(home / "columns")
     except (OSError, IndexDamaged):
         return None
-    noted = _noted(home)
+    homes = _homes(folder)
+    notes = list(map(_noted, homes))
     try:
         annotated = (folder / "sample_annotation.json").exists()
     except OSError:  # it cannot even be looked at: whoever builds will say so
         return None
     fresh: dict[str, _Stamp] = {}
     for name, digest in file.digests.items():
-        stamp, known = _stamp(folder, name), noted.get(name)
+        stamp, known = _stamp(folder, name), [note[name] for note in notes if name in note]
         if digest is None:
             if stamp is not None and annotated:  # a table that was not read then would be now
                 return None
             continue
-        if stamp is None or (known is not None and known.digest == digest and known.size != stamp.size):
+        if stamp is None or any(note.digest == digest and note.size != stamp.size for note in known):
             return None
-        if known is None or not _still_true(known, stamp):
-            known = fresh[name] = replace(stamp, digest=_digest(folder / f"{name}.json"))
-        if known.digest != digest:
+        true = [note for note in known if _still_true(note, stamp)]
+        if not true:
+            true = [replace(stamp, digest=_digest(folder / f"{name}.json"))]
+            fresh[name] = true[0]
+        if max(true, key=lambda note: note.seen_ns).digest != digest:
             return None
     if fresh:
-        with contextlib.suppress(OSError):  # another user's folder: then the contents are read the next time, too
-            _note(home, noted | fresh)
+        _note(homes, fresh)
     return file
 
 
@@ -195,9 +197,14 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _note(home: Path, stamps: dict[str, _Stamp]) -> None:
-    content = {name: asdict(stamp) for name, stamp in stamps.items()}
-    write_atomically(home / "tables.json", json.dumps(content, indent=1).encode())
+def _note(homes: tuple[Path, ...], stamps: dict[str, _Stamp]) -> None:
+    """Note what was seen of tables in the first home that can be written; where none can, they are read again."""
+    for home in filter(_may_be_written, homes):
+        with contextlib.suppress(OSError):
+            home.mkdir(parents=True, exist_ok=True)
+            content = {name: asdict(stamp) for name, stamp in (_noted(home) | stamps).items()}
+            write_atomically(home / "tables.json", json.dumps(content, indent=1).encode())
+            return
 
 
 def _noted(home: Path) -> dict[str, _Stamp]:
