@@ -2,6 +2,14 @@
 
 import os
 from pathlib import Path
+from uuid import uuid4
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden name beside `path` that nobody else has. (Process ids do not serve: containers that share a disk each
+    have a process 1.)
+    """
+    return path.with_name(f".{path.name}.{uuid4().hex}.tmp")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -9,7 +17,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises OSError where the file cannot be written; what stood at `path` before is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         write_flushed(temporary, data)
         temporary.replace(path)

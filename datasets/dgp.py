@@ -218,6 +218,10 @@ class DgpReader:
             impairments=tuple(impairments),
         )
 
+    def annotations(self, token: str) -> Annotations | None:
+        """The annotations of a sample, without touching a sensor file; None where nobody annotated its cloud."""
+        return self._annotations(*self._place_of[token])
+
     def _image(self, sample: _Sample, channel: str) -> CameraImage:
         reading = sample.readings[channel]
         encoded = read_file(self.root, reading.filename)

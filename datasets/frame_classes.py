@@ -1,21 +1,11 @@
 """Which classes annotated frames have: what class-balanced sampling needs to know. No sensor file is read for it."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
-from datasets.frames import Annotations
-
-
-@runtime_checkable
-class AnnotationReader(Protocol):
-    """A source of frames whose annotations can be had alone."""
-
-    def annotations(self, token: str) -> Annotations | None:
-        """The annotations of a frame, None where the source has none at all."""
-        ...
+from datasets.reader import LogReader
 
 
-def classes_of_frames(reader: AnnotationReader, tokens: Sequence[str]) -> list[frozenset[int]]:
+def classes_of_frames(reader: LogReader, tokens: Sequence[str]) -> list[frozenset[int]]:
     """The labels (indices into DETECTION_CLASSES) that each frame has targets of: boxes that a point hit."""
     classes: list[frozenset[int]] = []
     for token in tokens:

@@ -8,7 +8,7 @@ its tables: replay in recorded order (datasets/nuscenes/recording.py) and the of
 
 from typing import Protocol, runtime_checkable
 
-from datasets.frames import LogFrame
+from datasets.frames import Annotations, LogFrame
 
 
 @runtime_checkable
@@ -24,4 +24,8 @@ class LogReader(Protocol):
 
     def frame(self, token: str) -> LogFrame:
         """One frame with everything that was recorded for it."""
+        ...
+
+    def annotations(self, token: str) -> Annotations | None:
+        """The annotations of a frame, without reading a sensor file; None where it has none at all."""
         ...

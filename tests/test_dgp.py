@@ -14,6 +14,7 @@ from calibration.cameras import project
 from calibration.transforms import from_quaternion, invert, transform_points
 from datasets.dgp import CHANNELS, DgpReader
 from datasets.faults import FaultReason, InputRefused
+from datasets.frame_classes import classes_of_frames
 from datasets.frames import LogFrame
 from datasets.make_sample import SampleConfig, make_sample
 from datasets.reader import LogReader
@@ -49,6 +50,23 @@ def annotations_of(root: Path, frame: LogFrame, sensor: str, kind: str) -> dict[
     datum = next(iter(datums(root, frame)[sensor]["datum"].values()))
     rows = json.loads((root / frame.scene_name / datum["annotations"][kind]).read_text())["annotations"]
     return {f"{frame.scene_name}-{row['instance_id']}": row for row in rows}
+
+
+def test_annotations_alone_are_those_of_the_frames_and_need_no_sensor_file(
+    frames: list[LogFrame], dgp_root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dgp_root, tmp_path / "dgp", ignore=shutil.ignore_patterns("*.npz", "*.png", "*.jpg"))
+    reader = DgpReader(tmp_path / "dgp", time_scale=TIME_SCALE)
+    tokens = [frame.token for frame in frames]
+    for frame, annotations in zip(frames, map(reader.annotations, tokens), strict=True):
+        assert annotations is not None
+        assert frame.annotations is not None
+        assert annotations.tokens == frame.annotations.tokens
+        assert torch.equal(annotations.boxes_global.centers, frame.annotations.boxes_global.centers)
+    classes = classes_of_frames(reader, tokens)
+    assert all(classes)
+    with pytest.raises(KeyError):
+        reader.annotations("nowhere")
 
 
 def test_what_is_there(frames: list[LogFrame], dgp_root: Path) -> None:

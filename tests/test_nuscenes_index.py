@@ -252,6 +252,17 @@ def test_bad_tables_leave_no_index(root: Path) -> None:
     assert sorted(path.name for path in stored(root).parent.iterdir()) == ["lock"]
 
 
+@pytest.mark.parametrize("table", ["sample_annotation", "visibility"])
+@pytest.mark.parametrize("built", [False, True])
+def test_a_table_that_cannot_be_read_is_named(root: Path, table: str, *, built: bool) -> None:
+    if built:
+        open_index(root, VERSION)
+    (root / VERSION / f"{table}.json").unlink()
+    (root / VERSION / f"{table}.json").symlink_to("n" * 300)  # which no file system can follow
+    with pytest.raises(InputRefused, match=rf"cannot be read: .*{table}\.json"):
+        open_index(root, VERSION)
+
+
 # Where it is ------------------------------------------------------------------------------------------------------
 
 
@@ -265,10 +276,38 @@ def test_a_folder_that_may_not_be_written_is_not(root: Path, tmp_path: Path, mon
         assert open_index(tmp_path / "link", VERSION).path == index.path
         assert sorted(path.suffix for path in (root / VERSION).iterdir()) == [".json"] * 13
         monkeypatch.setenv("XDG_CACHE_HOME", str(root / VERSION / "log.json"))
-        with pytest.raises(InputRefused, match=r"can be written neither there nor to .*XDG_CACHE_HOME"):
+        with pytest.raises(InputRefused, match=r"can be written to none of .*\.bevel-index, .*XDG_CACHE_HOME"):
             open_index(root, VERSION)
     finally:
         (root / VERSION).chmod(0o755)
+
+
+def test_an_index_that_may_not_be_written_is_read_once_where_the_tables_have_other_times(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a copy to a read-only disk. That the contents are not read again shows where one is exchanged for
+    another of the same size and time, which nothing but reading could tell.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_index(root, VERSION)
+    beside = (stored(root).parent / "tables.json").read_bytes()
+    table = root / VERSION / "sample_annotation.json"
+    for path in (root / VERSION).glob("*.json"):
+        os.utime(path, ns=(10**18, 10**18))
+    stored(root).parent.chmod(0o555)
+    try:
+        assert open_index(root, VERSION).path == stored(root)
+        assert (stored(root).parent / "tables.json").read_bytes() == beside
+        (noted,) = (tmp_path / "cache").rglob("*.json")
+        assert json.loads(noted.read_bytes())["sample"]["changed_ns"] == 10**18
+        assert [path.name for path in noted.parent.iterdir()] == ["tables.json"]
+        table.write_text(table.read_text().replace('"num_lidar_pts": 5', '"num_lidar_pts": 7'))
+        os.utime(table, ns=(10**18, 10**18))
+        assert set(open_index(root, VERSION).scene(0).annotations.num_lidar_pts.tolist()) == {5}
+        os.utime(table, ns=(10**18 + 1, 10**18 + 1))
+        assert set(open_index(root, VERSION).scene(0).annotations.num_lidar_pts.tolist()) == {7}
+    finally:
+        stored(root).parent.chmod(0o755)
 
 
 def test_a_linked_root_has_the_same_index(root: Path, tmp_path: Path) -> None:
@@ -358,3 +397,27 @@ def test_damage_that_comes_while_it_is_open_is_mended(root: Path) -> None:
     assert stored(root).read_bytes() != whole
     assert rows_of(index.scene(1)) == expected[3]
     assert stored(root).read_bytes() == whole
+
+
+def test_damage_in_an_index_that_may_not_be_written_is_mended_in_the_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    expected = everything(open_index(root, VERSION))
+    column = IndexFile(stored(root)).columns["sample_data.timestamp"]
+    whole = stored(root).read_bytes()
+    place = whole.index(column.tobytes()) + column.nbytes - 8
+    damaged = whole[:place] + b"\xff" + whole[place + 1 :]
+    stored(root).write_bytes(damaged)
+    stored(root).parent.chmod(0o555)
+    try:
+        for _ in range(2):  # built, then found
+            index = open_index(root, VERSION)
+            assert everything(index) == expected
+            assert index.path.is_relative_to(tmp_path / "cache")
+            assert stored(root).read_bytes() == damaged
+            built = index.path.stat().st_ino
+        assert open_index(root, VERSION).path == stored(root)
+        assert index.path.stat().st_ino == built
+    finally:
+        stored(root).parent.chmod(0o755)

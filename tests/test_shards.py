@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from datasets.dgp import DgpReader
 from datasets.faults import InputRefused
+from datasets.frame_classes import classes_of_frames
 from datasets.frames import LogFrame
 from datasets.make_sample import SampleConfig, make_sample
 from datasets.nuscenes.reader import NuScenesReader
@@ -67,6 +69,48 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, tuple):
         return isinstance(b, tuple) and len(a) == len(b) and all(map(same, a, b))
     return type(a) is type(b) and bool(a == b)
+
+
+def test_annotations_alone_are_those_of_the_frames_and_need_no_other_bytes(
+    frames: tuple[LogFrame, ...], packed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(packed, tmp_path / "shards")
+    reader = ShardReader(str(tmp_path / "shards"))
+    for shard in (tmp_path / "shards").glob("*.tar"):
+        content = bytearray(shard.read_bytes())
+        with tarfile.open(shard) as archive:
+            other = [entry for entry in archive if "frame.json" not in entry.name and ".annotations." not in entry.name]
+        for entry in other:
+            content[entry.offset_data : entry.offset_data + entry.size] = bytes(entry.size)
+        shard.write_bytes(content)
+    for frame in frames:
+        assert frame.annotations is not None
+        assert same(reader.annotations(frame.token), frame.annotations)
+        with pytest.raises(InputRefused, match="the bytes have changed"):
+            reader.frame(frame.token)
+    assert all(classes_of_frames(reader, reader.frame_tokens("all")))
+
+
+def test_annotations_of_a_broken_shard_are_refused(packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed, tmp_path / "shards")
+    reader = ShardReader(str(tmp_path / "shards"))
+    tokens, shard = reader.frame_tokens("all"), tmp_path / "shards" / "shard-000000.tar"
+    whole = shard.read_bytes()
+    for broken in (whole.replace(tokens[0].encode(), b"x" * len(tokens[0])), whole[:700], whole[:100], b""):
+        shard.write_bytes(broken)
+        with pytest.raises(InputRefused, match="shard-000000"):
+            reader.annotations(tokens[0])
+    shard.unlink()
+    with pytest.raises(InputRefused, match="there is no such file"):
+        reader.annotations(tokens[0])
+    with pytest.raises(KeyError):
+        reader.annotations("nowhere")
+
+
+def test_frames_without_annotations(frames: tuple[LogFrame, ...], tmp_path: Path) -> None:
+    bare = dataclasses.replace(frames[0], annotations=None)
+    pack([bare], tmp_path / "shards", source="the fixture", split="all")
+    assert ShardReader(str(tmp_path / "shards")).annotations(bare.token) is None
 
 
 def test_pack_then_read_is_the_identity(frames: tuple[LogFrame, ...], packed: Path) -> None:

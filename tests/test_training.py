@@ -16,7 +16,7 @@ from datasets.augment import BevAugmentation
 from datasets.augmentation import Augmentation
 from datasets.batch import Batch, collate
 from datasets.faults import InputRefused
-from datasets.frames import LogFrame
+from datasets.frames import Annotations, LogFrame
 from datasets.fusion_dataset import FusionDataset
 from datasets.reader import LogReader
 from datasets.sample import EGO_MOTION_FIELDS
@@ -217,8 +217,10 @@ class SecondWithoutAnnotations:
         return self._reader.frame_tokens(split)
 
     def frame(self, token: str) -> LogFrame:
-        frame = self._reader.frame(token)
-        return replace(frame, annotations=None) if token == self.frame_tokens("all")[1] else frame
+        return replace(self._reader.frame(token), annotations=self.annotations(token))
+
+    def annotations(self, token: str) -> Annotations | None:
+        return None if token == self.frame_tokens("all")[1] else self._reader.annotations(token)
 
 
 def test_the_sample_without_annotations_is_named(data_root: Path) -> None:

@@ -39,14 +39,14 @@ VERBS = (
     Verb("predict", "PredictArguments", "predict", "detections of a run as a nuScenes results file"),
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
-    Verb("bench", "BenchArguments", "bench", "what things cost on this machine: bench simulate"),
+    Verb("bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data"),
     Verb(
         "statistics",
         "StatisticsArguments",
         "statistics",
         "what datasets are like, side by side: returns, boxes, clocks",
     ),
-    Verb("data", "DataArguments", "data", "check a dataset, pack it into shards"),
+    Verb("data", "DataArguments", "data", "look after a dataset: check, shard, objects"),
     Verb("doctor", "DoctorArguments", "doctor", "what is installed, what works, what is missing and how to get it"),
 )
 

@@ -15,6 +15,7 @@ from datasets.nuscenes.values import (
     SIZE,
     TEXT,
     TIME,
+    TOKEN,
     VECTOR,
     Kind,
 )
@@ -38,7 +39,7 @@ def _links(table: str) -> tuple[Field, Field]:
     return Field("prev", TEXT, table, optional=True), Field("next", TEXT, table, optional=True)
 
 
-TOKEN = Field("token")
+OWN_TOKEN = Field("token", TOKEN)
 # The fields beside the token, as far as possible in the order in which nuScenes writes them: so they are read fastest.
 SCHEMA: dict[str, tuple[Field, ...]] = {
     "sensor": (Field("channel"), Field("modality")),
@@ -96,4 +97,4 @@ TABLES = (*SCHEMA, *MAY_BE_ABSENT)
 
 def fields_of(table: str) -> tuple[Field, ...]:
     """All fields that are read of a table, the token first."""
-    return (TOKEN, *SCHEMA.get(table, ()), *LENIENT.get(table, ()))
+    return (OWN_TOKEN, *SCHEMA.get(table, ()), *LENIENT.get(table, ()))

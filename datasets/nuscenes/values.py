@@ -15,6 +15,9 @@ EARLIEST_US, LATEST_US = 946_684_800_000_000, 4_102_444_800_000_000
 LARGEST_SUM = 1e15
 QUATERNION_TOLERANCE = 1e-3
 MOST_ATTRIBUTES = 8
+LONGEST_TOKEN = 1024  # bytes of UTF-8; nuScenes' have 32
+# Bytes. No record of a table comes near it: where this much text does not make one, the file is broken.
+LONGEST_RECORD = 16 * 2**20
 
 _NUMBERS = frozenset((int, float))
 
@@ -25,6 +28,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_name(value: Any) -> bool:
     return type(value) is str and value != ""
+
+
+def _is_token(value: Any) -> bool:
+    return _is_name(value) and len(value.encode(errors="surrogatepass")) <= LONGEST_TOKEN
 
 
 def _is_count(value: Any) -> bool:
@@ -94,6 +101,7 @@ class Kind:
 
 TEXT = Kind(_is_text, "text")
 NAME = Kind(_is_name, "text that is not empty")
+TOKEN = Kind(_is_token, f"text that is not empty, of at most {LONGEST_TOKEN} bytes")
 COUNT = Kind(_is_count, "a whole number >= 0")
 EXTENT = Kind(_is_extent, "a number of pixels, 0 where there are none")
 PIXELS = Kind(_is_positive, "a positive number of pixels")

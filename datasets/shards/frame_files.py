@@ -8,7 +8,8 @@ that a field that is added to one of them is packed, too.
 import dataclasses
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -17,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.frames import LogFrame
+from datasets.frames import Annotations, LogFrame
 from datasets.npy_file import read_npy
 
 _FRAME = "frame.json"
+_ANNOTATIONS = "annotations"  # the field of a LogFrame, and how the names of its files begin
 _FORMAT = 1
 _INLINE_NUMBERS = 16
 _PNG_START = b"\x89PNG"
@@ -40,17 +42,44 @@ def files_of_frame(frame: LogFrame) -> dict[str, bytes]:
 
 def frame_of_files(files: Mapping[str, bytes]) -> LogFrame:
     """The frame of `files_of_frame`. Raises BadShard for anything else."""
+    with _told_as_bad_shard():
+        frame = _unpacked(_frame_content(files), LogFrame, files)
+    if not isinstance(frame, LogFrame):
+        raise BadShard(f"{_FRAME}: holds no frame")
+    return frame
+
+
+def tells_annotations(file: str) -> bool:
+    """Whether `annotations_of_files` needs this one of a frame's files."""
+    return file == _FRAME or file.startswith(f"{_ANNOTATIONS}.")
+
+
+def annotations_of_files(files: Mapping[str, bytes]) -> tuple[str, Annotations | None]:
+    """The frame's token and its annotations. Raises BadShard for anything else than what `files_of_frame` wrote."""
+    with _told_as_bad_shard():
+        content = _frame_content(files)
+        annotations = _unpacked(content[_ANNOTATIONS], get_type_hints(LogFrame)[_ANNOTATIONS], files)
+        token: str = _expected(content["token"], str)
+    if annotations is not None and not isinstance(annotations, Annotations):
+        raise BadShard(f"{_FRAME}: holds no annotations")
+    return token, annotations
+
+
+@contextmanager
+def _told_as_bad_shard() -> Iterator[None]:
     try:
-        content = json.loads(files[_FRAME])
-        if content["format"] != _FORMAT:
-            raise BadShard(f"{_FRAME}: expected format {_FORMAT}, found {content['format']!r:.20}")
-        frame = _unpacked(content["frame"], LogFrame, files)
+        yield
     except KeyError as error:
         raise BadShard(f"there is no {error}") from None
     except (ValueError, TypeError, RecursionError) as error:
         raise BadShard(f"{_FRAME}: not as packed: {error}") from None
-    if not isinstance(frame, LogFrame):
-        raise BadShard(f"{_FRAME}: holds no frame")
+
+
+def _frame_content(files: Mapping[str, bytes]) -> dict[str, Any]:
+    content = json.loads(files[_FRAME])
+    if content["format"] != _FORMAT:
+        raise BadShard(f"{_FRAME}: expected format {_FORMAT}, found {content['format']!r:.20}")
+    frame: dict[str, Any] = _expected(content["frame"], dict)
     return frame
 
 

@@ -3,12 +3,14 @@
 import hashlib
 import io
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import fsspec
 
 from datasets.faults import InputRefused
-from datasets.frames import LogFrame
-from datasets.shards.frame_files import BadShard, frame_of_files
+from datasets.frames import Annotations, LogFrame
+from datasets.shards.frame_files import BadShard, annotations_of_files, frame_of_files, tells_annotations
 from datasets.shards.manifest import MANIFEST, Manifest, PackedSample, Shard, read_manifest
 
 
@@ -66,6 +68,22 @@ class ShardReader:
             raise InputRefused(f"{where}: expected sample {token}, found {frame.token}.")
         return frame
 
+    def annotations(self, token: str) -> Annotations | None:
+        """The annotations of a frame as they were packed; None where it had none at all.
+
+        Pictures and points are skipped, and so there is nothing to compare with the frame's checksum: `frame` does
+        that. Raises as `frame` does.
+        """
+        shard, sample = self._places[token]
+        where = f"{self.url}/{shard.name}"
+        try:
+            found, annotations = annotations_of_files(_files_of_annotations(where, sample))
+        except (BadShard, tarfile.TarError) as error:
+            raise InputRefused(f"{where}: sample {token}: {error}.") from None
+        if found != token:
+            raise InputRefused(f"{where}: expected sample {token}, found {found}.")
+        return annotations
+
 
 def _files(content: bytes) -> dict[str, bytes]:
     """The files of one sample by their names behind the first dot. Plain tar: nothing here unpacks a compressed one."""
@@ -79,14 +97,41 @@ def _files(content: bytes) -> dict[str, bytes]:
     return files
 
 
+def _files_of_annotations(url: str, sample: PackedSample) -> dict[str, bytes]:
+    """As `_files`, from the shard itself: only the heads of other files are read. Raises InputRefused as `_read`."""
+    files: dict[str, bytes] = {}
+    end = sample.offset + sample.size
+    with _refusing_unreadable(url):
+        filesystem, path = fsspec.core.url_to_fs(url)
+        with filesystem.open(path, "rb") as shard:
+            shard.seek(sample.offset)
+            with tarfile.open(fileobj=shard, mode="r:") as archive:
+                for entry in archive:
+                    if entry.offset >= end:
+                        break
+                    if entry.offset_data + entry.size > end:
+                        raise BadShard(f"{entry.name!r:.100} goes on behind the sample")
+                    file = entry.name.partition(".")[2]
+                    data = archive.extractfile(entry) if entry.isreg() and tells_annotations(file) else None
+                    if data is not None:
+                        files[file] = data.read()
+    return files
+
+
 def _read(url: str, offset: int, size: int | None) -> bytes:
     """A range of a file, or with None all that follows. Raises InputRefused where it cannot be read."""
-    try:
+    with _refusing_unreadable(url):
         filesystem, path = fsspec.core.url_to_fs(url)
         content: bytes = filesystem.cat_file(path, start=offset, end=None if size is None else offset + size)
+    return content
+
+
+@contextmanager
+def _refusing_unreadable(url: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         hint = " Was the packing finished?" if url.endswith(MANIFEST) else ""
         raise InputRefused(f"{url}: there is no such file.{hint}") from None
     except (OSError, ValueError, ImportError) as error:
         raise InputRefused(f"{url}: not readable: {error}.") from None
-    return content

@@ -17,7 +17,7 @@ from tools.benchmarks.samples import bench_samples
 class DataBench:
     """Opening the tables beside the devkit, then sweeps, points in boxes, pictures and voxels beside other ways.
 
-    Trainval's size needs 4 GB on the disk, 8 GB of memory for the devkit, and some minutes.
+    Trainval's size needs 3 GB on the disk, 8 GB of memory for the devkit, and some minutes.
     """
 
     scenes: int = 850

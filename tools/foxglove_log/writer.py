@@ -1,6 +1,5 @@
 """An MCAP file that is complete or not there, and the topics in it (named as foxglove/nuscenes2mcap names them)."""
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +27,7 @@ from foxglove.messages import (
     SceneUpdate,
 )
 
+from datasets.atomic_file import temporary_beside
 from tools.foxglove_log.messages import nanoseconds
 
 Message = (
@@ -63,7 +63,7 @@ class McapLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.count = 0
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._temporary = temporary_beside(path)
         # A context of its own: two logs in one process must not write into each other.
         self._context = foxglove.Context()
         self._channels: dict[str, Any] = {}

@@ -13,7 +13,6 @@ bit; the manifest does.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datasets.atomic_file import write_atomically, write_flushed
+from datasets.atomic_file import temporary_beside, write_atomically, write_flushed
 from datasets.faults import InputRefused
 from perception.weights import load_weights, save_weights
 from tools.training.ema import MovingAverage
@@ -68,7 +67,7 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step_{state.step:08d}"
-    temporary = folder / f".step_{state.step:08d}.{os.getpid()}.tmp"
+    temporary = temporary_beside(target)
     for abandoned in folder.glob(".step_*.tmp"):  # by a process that was killed while it saved
         shutil.rmtree(abandoned, ignore_errors=True)
     try:

@@ -68,9 +68,9 @@ def load_batches(
         batch_sampler=order,
         collate_fn=_collate,
         num_workers=workers,
-        # Forked, so that the loader processes share the tables of the data set (gigabytes for all of nuScenes) instead
-        # of each being sent a copy. What makes a forked child hang, the thread pools of OpenMP and OpenCV, is switched
-        # off in _start_worker.
+        # Forked, so that the loader processes start with all modules imported. (The tables they would share in any
+        # case: the index is memory-mapped.) What makes a forked child hang, the thread pools of OpenMP and OpenCV, is
+        # switched off in _start_worker.
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_start_worker if workers else None,
         timeout=_TIMEOUT_SECONDS if workers else 0,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.faults import InputRefused
-from datasets.frame_classes import AnnotationReader, classes_of_frames
+from datasets.frame_classes import classes_of_frames
 from datasets.fusion_dataset import FusionDataset
 from perception.detector import Detector
 from perception.weights import save_weights
@@ -251,8 +251,6 @@ def order_of_samples(dataset: FusionDataset, settings: TrainingConfig) -> EpochO
     """The order that the settings ask for. Raises InputRefused where classes cannot be balanced: there are none."""
     if settings.sampling == "plain":
         return PlainOrder(len(dataset), settings.seed)
-    if not isinstance(dataset.reader, AnnotationReader):
-        raise InputRefused("training.sampling is class_balanced, but this data set cannot tell its classes: use plain.")
     try:
         return ClassBalancedOrder(classes_of_frames(dataset.reader, dataset.tokens), settings.seed)
     except ValueError as error:

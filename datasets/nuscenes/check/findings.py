@@ -52,7 +52,6 @@ class Problem(Enum):
     DUPLICATE_KEYFRAME = "duplicate_keyframe", Severity.ERROR, "keep one keyframe of a channel for each sample"
     NO_KEYFRAME = "no_keyframe", Severity.ERROR, "remove the sample, or add its sample_data"
     WRONG_SCENE = "wrong_scene", Severity.ERROR, "name a sample of this scene"
-    WRONG_FOLDER = "wrong_folder", Severity.ERROR, "file name and sensor were mixed up: " + _REPAIR
     LEAVES_ROOT = "leaves_root", Severity.ERROR, "copy the file into the dataroot; nothing outside it is read"
 
     MISSING_FILE = "missing_file", Severity.LOSS, _FETCH
@@ -69,6 +68,8 @@ class Problem(Enum):
 
     NONFINITE_POINTS = "nonfinite_points", Severity.WARNING, "nothing: these points are dropped and counted"
     REPEATED_RECORD = "repeated_record", Severity.WARNING, "nothing: the same record twice counts once"
+    # A guess from a name, and names are free: nothing is refused for it.
+    WRONG_FOLDER = "wrong_folder", Severity.WARNING, "look at the file: were file name and sensor mixed up?"
     SHARED_FILE = "shared_file", Severity.WARNING, "look at the sensor: did it stand still?"
     WRONG_COUNT = "wrong_count", Severity.WARNING, "nothing: Bevel counts by itself"
     CHAIN_IN_PIECES = "chain_in_pieces", Severity.WARNING, "nothing: what was before a gap is not used after it"

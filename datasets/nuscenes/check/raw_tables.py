@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datasets.faults import InputRefused
 from datasets.nuscenes.check.findings import Findings, Problem, shown
 from datasets.nuscenes.check.records import stream_records
-from datasets.nuscenes.schema import ANNOTATION_TABLES, MAY_BE_EMPTY, SCHEMA, Field
+from datasets.nuscenes.schema import ANNOTATION_TABLES, MAY_BE_ABSENT, MAY_BE_EMPTY, SCHEMA, TABLES, Field
 from datasets.nuscenes.values import (
     ATTRIBUTES,
     COUNT,
@@ -24,6 +24,7 @@ from datasets.nuscenes.values import (
     QUATERNION,
     SIZE,
     TIME,
+    TOKEN,
     VECTOR,
     Kind,
 )
@@ -73,13 +74,16 @@ def read_raw_tables(
     """
     annotated = (root / version / "sample_annotation.json").exists()
     # Table -> token -> a number, given when the token is first met: in its own table or as another's reference.
-    numbering: _Numbering = {name: {} for name in SCHEMA}
+    numbering: _Numbering = {name: {} for name in TABLES}
     readings = {name: _Reading(name, root, version, numbering, findings) for name in SCHEMA}
     whole: set[str] = set()
     for name, reading in readings.items():
         if (annotated or name not in ANNOTATION_TABLES) and reading.read():
             whole.add(name)
         advance(1)
+    for name in MAY_BE_ABSENT:  # nothing refers to it that must not dangle: only its own records can be wrong
+        if annotated and (root / version / f"{name}.json").exists():
+            _Reading(name, root, version, numbering, findings).read()
     rows_of_numbers = {name: reading.rows_of_numbers() for name, reading in readings.items()}
     return {name: reading.table(rows_of_numbers, whole) for name, reading in readings.items()}
 
@@ -95,7 +99,7 @@ class _Reading:
         self._path = root / version / f"{name}.json"
         self._file = f"{version}/{name}.json"
         self._findings = findings
-        self._fields = SCHEMA[name]
+        self._fields = SCHEMA.get(name, ())
         self._numbering = numbering
         self._own = array("q")
         self._defined: set[int] = set()
@@ -117,8 +121,8 @@ class _Reading:
         try:
             for position, record in enumerate(stream_records(self._path), start=1):
                 token = record.get("token") if isinstance(record, dict) else None
-                if not isinstance(token, str) or not NAME.accepts(token):
-                    detail = f"record number {position} has no field token (expected text, not empty)"
+                if not isinstance(token, str) or not TOKEN.accepts(token):
+                    detail = f"record number {position} has no field token (expected {TOKEN.expected})"
                     self._findings.add(Problem.NO_TOKEN, self._file, "", "token", detail)
                     continue
                 number = numbers.setdefault(token, len(numbers))
@@ -133,7 +137,7 @@ class _Reading:
             detail = str(refusal).removeprefix(f"{self._path}: ")
             self._findings.add(problem, self._file, "", "", detail)
             whole = False
-        if whole and position == 0 and self._name not in MAY_BE_EMPTY:
+        if whole and position == 0 and self._name not in (*MAY_BE_EMPTY, *MAY_BE_ABSENT):
             self._findings.add(
                 Problem.NO_RECORDS, self._file, "", "", "expected at least one record, the list is empty"
             )

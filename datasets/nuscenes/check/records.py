@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.faults import InputRefused
+from datasets.nuscenes.values import LONGEST_RECORD
 
 _CHUNK = 1 << 20
 # An error this near to the end of what was read may only mean that the record goes on in the next chunk.
@@ -50,7 +51,8 @@ class _Window:
         lines = done.count("\n")
         self._lines_before += lines
         self._column_before = len(done) - done.rfind("\n") - 1 if lines else self._column_before + len(done)
-        chunk = self._read(max(_CHUNK, len(self.text) - self.position))
+        rest = len(self.text) - self.position
+        chunk = self._read(max(_CHUNK, min(rest, LONGEST_RECORD - rest)))
         self.text, self.position = self.text[self.position :] + chunk, 0
         self.ended = not chunk
 
@@ -103,7 +105,7 @@ def _element(window: _Window, decoder: json.JSONDecoder) -> Any:
             value, end = decoder.raw_decode(window.text, window.position)
         except json.JSONDecodeError as error:
             undecided = error.msg.startswith("Unterminated string") or error.pos > len(window.text) - _UNDECIDED
-            if window.ended or not undecided:
+            if window.ended or not undecided or len(window.text) - window.position >= LONGEST_RECORD:
                 raise window.error(error.msg, error.pos) from None
         else:
             # A number at the very end may go on; a record ends with its brace.

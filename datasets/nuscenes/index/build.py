@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.classes import LIDAR_CHANNEL
+from datasets.faults import InputRefused
 from datasets.nuscenes.index.checks import (
     Links,
     Rows,
@@ -22,6 +23,7 @@ from datasets.nuscenes.index.checks import (
     check_keyframes,
     check_pictures,
     check_scenes,
+    check_unique,
     listed_references,
     references,
 )
@@ -32,15 +34,16 @@ from datasets.nuscenes.index.table import Progress, Table, no_table, read_table
 from datasets.nuscenes.schema import ANNOTATION_TABLES, MAY_BE_ABSENT, MAY_BE_EMPTY, TABLES, fields_of
 
 _MAX_TIME_DIFFERENCE = 1.5
-_LONGEST_TOKEN = 1024
 
 
 def build(folder: Path, progress: Progress) -> IndexContent:
-    """Read and check all tables of a version. Raises InputRefused for the first problem."""
+    """Read and check all tables of a version. Raises InputRefused for the first problem, no OSError among them."""
     collecting = gc.isenabled()
     gc.disable()  # millions of records without one circle among them: looking for circles takes a fifth of the time
     try:
         return _Builder(folder, progress).content()
+    except OSError as error:
+        raise InputRefused(f"{folder}: the tables cannot be read: {error}.") from None
     finally:
         if collecting:
             gc.enable()
@@ -110,13 +113,13 @@ class _Builder:
             return
         encoded = [text.encode(errors="surrogatepass") for text in tokens.texts]
         lengths = np.array(list(map(len, encoded)), dtype=np.int32)
-        table.refuse_first(lengths > _LONGEST_TOKEN, "token", f"a token of at most {_LONGEST_TOKEN} bytes")
         padded = np.array(encoded, dtype=f"S{max(lengths.max(initial=0), 1)}")
         self._keep(name, order, token=padded.view(np.uint8).reshape(len(padded), -1), token_length=lengths)
 
     def _calibrations(self) -> _Calibrations:
         sensor, calibration = self._read("sensor"), self._read("calibrated_sensor")
-        channels = sorted(set(sensor.texts("channel")))
+        check_unique(sensor, "channel", "sensor")
+        channels = sorted(sensor.texts("channel"))
         channel_of_sensor = np.array([channels.index(name) for name in sensor.texts("channel")], dtype=np.int32)
         of_camera = np.array([modality == "camera" for modality in sensor.texts("modality")], dtype=np.bool_)
         sensor_of = references(calibration, "sensor_token", sensor)

@@ -55,13 +55,17 @@ def check_pictures(sample_data: Table, of_camera: NDArray[np.bool_]) -> None:
         sample_data.refuse_first(of_camera & (sample_data.values(field) <= 0), field, PIXELS.expected)
 
 
+def check_unique(table: Table, field: str, what: str) -> None:
+    """What the field of a record (a `what`) says, no other record says."""
+    _, first_rows = np.unique(np.array(table.texts(field), dtype=object), return_index=True)
+    repeated = np.ones(len(table), dtype=np.bool_)
+    repeated[first_rows] = False
+    table.refuse_first(repeated, field, f"a {field} that no other {what} has")
+
+
 def check_scenes(scene: Table, sample: Table, scene_of_sample: Rows) -> None:
     """A scene's name is its own, and it begins and ends with samples of its own."""
-    names = np.array(scene.texts("name"), dtype=object)
-    _, first_rows = np.unique(names, return_index=True)
-    repeated = np.ones(len(scene), dtype=np.bool_)
-    repeated[first_rows] = False
-    scene.refuse_first(repeated, "name", "a name that no other scene has")
+    check_unique(scene, "name", "scene")
     for field in ("first_sample_token", "last_sample_token"):
         rows = references(scene, field, sample)
         scene.refuse_first(scene_of_sample[rows] != np.arange(len(scene)), field, "a sample of this scene")

@@ -24,6 +24,7 @@ from datasets.nuscenes.values import (
     INTRINSIC,
     LARGEST_SUM,
     LATEST_US,
+    LONGEST_TOKEN,
     MOST_ATTRIBUTES,
     NAME,
     PATH,
@@ -151,6 +152,12 @@ def _none_empty(tokens: Tokens | TokenLists) -> bool:
     return not bool((tokens.keys == EMPTY_KEY).all(axis=1).any())
 
 
+def _all_tokens(tokens: Tokens) -> bool:
+    # No letter takes more than 4 bytes.
+    short = tokens.texts is None or max(map(len, tokens.texts), default=0) <= LONGEST_TOKEN // 4
+    return short and _none_empty(tokens)
+
+
 def _all_short(lists: TokenLists) -> bool:
     return _none_empty(lists) and bool((lists.counts <= MOST_ATTRIBUTES).all())
 
@@ -168,7 +175,7 @@ _TYPES: dict[Kind, ColumnType] = {
     INTRINSIC: ColumnType(list[list[float]], _intrinsics, lambda matrices: not np.isnan(matrices.array).any()),
     PATH: ColumnType(str, _file_names, _all_paths),
 }
-_OWN_TOKENS = ColumnType(str, _own_tokens, _none_empty)
+_OWN_TOKENS = ColumnType(str, _own_tokens, _all_tokens)
 _REFERENCES: dict[Kind, ColumnType] = {
     NAME: ColumnType(str, _references, _none_empty),
     TEXT: ColumnType(str, _references, lambda links: True),

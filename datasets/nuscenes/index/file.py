@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.atomic_file import temporary_beside
 from datasets.faults import InputRefused
 
 Columns = dict[str, NDArray[Any]]
@@ -108,7 +109,7 @@ def write_index(path: Path, content: IndexContent) -> None:
         "checksum": _small_checksum(columns),
     }
     encoded = json.dumps(header).encode()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(_PREFIX.pack(_MAGIC, FORMAT, len(encoded), zlib.crc32(encoded)) + encoded)

@@ -15,11 +15,9 @@ from typing import Any, BinaryIO, NoReturn
 import msgspec
 
 from datasets.faults import InputRefused
-from datasets.nuscenes.values import read_json
+from datasets.nuscenes.values import LONGEST_RECORD, read_json
 
 _PIECE_BYTES = 2 * 2**20
-# No record of a table comes near it: where this much text does not make one, the file is broken.
-_LONGEST_RECORD = 16 * 2**20
 _SPACE = b" \t\n\r"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -74,7 +72,7 @@ class JsonList:
                 plain, rest_at = self._plain(text, start, at_end=file.at_end, first=first)
                 if plain:
                     yield Piece(None, plain, start, start + rest_at)
-                elif not file.at_end and len(text) > _LONGEST_RECORD:
+                elif not file.at_end and len(text) >= LONGEST_RECORD:
                     # Not even one record: told as if the file ended here.
                     self._plain(text, start, at_end=True, first=first)
             elif typed:

@@ -2,8 +2,8 @@
 
 Beside the tables, in `<root>/<version>/.bevel-index/`; where that folder may not be written, in the user's cache
 (`$XDG_CACHE_HOME/bevel/`, otherwise `~/.cache/bevel/`). An index belongs to the tables' contents: it holds the SHA-256
-of each. As long as a table's size and time of change are those that were noted beside the index, its content is not
-read again. One process builds, under a lock; others wait for it.
+of each. As long as a table's size and time of change are those that were noted, beside the index or in the cache, its
+content is not read again. One process builds, under a lock; others wait for it.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.nuscenes.index.file import IndexDamaged, IndexFile, write_index
 from datasets.nuscenes.index.records import NuScenesIndex
@@ -45,26 +46,39 @@ def open_index(root: Path, version: str, progress: BuildProgress | None = None) 
 
     Raises InputRefused for tables that cannot be used, and where no index can be written.
     """
-    return NuScenesIndex(_opened(root / version, progress), partial(_mended, root / version))
+    return NuScenesIndex(_opened(root / version, progress, _homes(root / version)), partial(_mended, root / version))
 
 
 def _mended(folder: Path, damaged: IndexFile) -> IndexFile:
-    """A new index in place of a damaged one. Raises InputRefused where that cannot be removed or the tables changed."""
-    try:
-        if damaged.path.stat().st_ino == damaged.inode:  # otherwise another process was here first
-            damaged.path.unlink(missing_ok=True)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise InputRefused(f"{damaged.path}: the index is damaged; remove the file ({error}).") from None
-    file = _opened(folder, None)
+    """A new index in place of a damaged one, or behind it in the cache where that one may not be removed.
+
+    Raises InputRefused where there is no other place, and where the tables changed.
+    """
+    homes = _homes(folder)
+    if not _removed(damaged):
+        homes = tuple(home for home in homes if home != damaged.path.parent)
+    file = _opened(folder, None, homes)
     if file.digests != damaged.digests:
         raise InputRefused(f"{folder}: the tables were changed while they were in use; start again.")
     return file
 
 
-def _opened(folder: Path, progress: BuildProgress | None) -> IndexFile:
-    homes = _homes(folder)
+def _removed(damaged: IndexFile) -> bool:
+    """Whether the damaged file is away, or another one is in its place by now."""
+    if not _may_be_written(damaged.path.parent):
+        return False
+    try:
+        if damaged.path.stat().st_ino == damaged.inode:  # otherwise another process was here first
+            damaged.path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
+
+
+def _opened(folder: Path, progress: BuildProgress | None, homes: tuple[Path, ...]) -> IndexFile:
+    """The index in the first of `homes` that has it or can be written."""
     for home in homes:
         file = _fitting(home, folder)
         if file is not None:
@@ -75,15 +89,15 @@ def _opened(folder: Path, progress: BuildProgress | None) -> IndexFile:
             with _locked(home):
                 file = _fitting(home, folder)  # while this one waited for the lock, another process may have built it
                 return _built(home, folder, progress) if file is None else file
-        except OSError as error:
+        except OSError as error:  # of the home: what is wrong with the tables is refused
             problem = error
     raise InputRefused(
-        f"{folder}: the index of the tables can be written neither there nor to {homes[-1]} ({problem}); "
+        f"{folder}: the index of the tables can be written to none of {', '.join(map(str, homes))} ({problem}); "
         "set XDG_CACHE_HOME to a folder that can be written."
     )
 
 
-def _homes(folder: Path) -> tuple[Path, Path]:
+def _homes(folder: Path) -> tuple[Path, ...]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bevel"
     place = folder.resolve()
     name = f"{place.parent.name}-{place.name}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}"
@@ -109,7 +123,7 @@ def _locked(home: Path) -> Iterator[None]:
 
 
 def _built(home: Path, folder: Path, progress: BuildProgress | None) -> IndexFile:
-    # Imported here: what compiles loops and reads JSON is not needed to open an index.
+    # Imported here: where an index is found, what reads JSON need not be loaded.
     from datasets.nuscenes.index.build import build
 
     stamps = {name: _stamp(folder, name) for name in TABLES}
@@ -124,7 +138,7 @@ def _built(home: Path, folder: Path, progress: BuildProgress | None) -> IndexFil
 
     content = build(folder, count)
     write_index(home / "columns", content)
-    _note(home, {name: replace(stamp, digest=content.digests[name]) for name, stamp in stamps.items() if stamp})
+    _note((home,), {name: replace(stamp, digest=content.digests[name]) for name, stamp in stamps.items() if stamp})
     return IndexFile(home / "columns")
 
 
@@ -134,23 +148,29 @@ def _fitting(home: Path, folder: Path) -> IndexFile | None:
         file = IndexFile(home / "columns")
     except (OSError, IndexDamaged):
         return None
-    noted, annotated = _noted(home), (folder / "sample_annotation.json").exists()
+    homes = _homes(folder)
+    notes = list(map(_noted, homes))
+    try:
+        annotated = (folder / "sample_annotation.json").exists()
+    except OSError:  # it cannot even be looked at: whoever builds will say so
+        return None
     fresh: dict[str, _Stamp] = {}
     for name, digest in file.digests.items():
-        stamp, known = _stamp(folder, name), noted.get(name)
+        stamp, known = _stamp(folder, name), [note[name] for note in notes if name in note]
         if digest is None:
             if stamp is not None and annotated:  # a table that was not read then would be now
                 return None
             continue
-        if stamp is None or (known is not None and known.digest == digest and known.size != stamp.size):
+        if stamp is None or any(note.digest == digest and note.size != stamp.size for note in known):
             return None
-        if known is None or not _still_true(known, stamp):
-            known = fresh[name] = replace(stamp, digest=_digest(folder / f"{name}.json"))
-        if known.digest != digest:
+        true = [note for note in known if _still_true(note, stamp)]
+        if not true:
+            true = [replace(stamp, digest=_digest(folder / f"{name}.json"))]
+            fresh[name] = true[0]
+        if max(true, key=lambda note: note.seen_ns).digest != digest:
             return None
     if fresh:
-        with contextlib.suppress(OSError):  # another user's folder: then the contents are read the next time, too
-            _note(home, noted | fresh)
+        _note(homes, fresh)
     return file
 
 
@@ -177,14 +197,14 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _note(home: Path, stamps: dict[str, _Stamp]) -> None:
-    content = {name: asdict(stamp) for name, stamp in stamps.items()}
-    temporary = home / f".tables.json.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(json.dumps(content, indent=1))
-        temporary.replace(home / "tables.json")
-    finally:
-        temporary.unlink(missing_ok=True)
+def _note(homes: tuple[Path, ...], stamps: dict[str, _Stamp]) -> None:
+    """Note what was seen of tables in the first home that can be written; where none can, they are read again."""
+    for home in filter(_may_be_written, homes):
+        with contextlib.suppress(OSError):
+            home.mkdir(parents=True, exist_ok=True)
+            content = {name: asdict(stamp) for name, stamp in (_noted(home) | stamps).items()}
+            write_atomically(home / "tables.json", json.dumps(content, indent=1).encode())
+            return
 
 
 def _noted(home: Path) -> dict[str, _Stamp]:
