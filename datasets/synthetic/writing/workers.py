@@ -13,6 +13,10 @@ from typing import TypeVar
 import cv2
 import torch
 
+# Read by glibc when a process starts. Pictures and sweeps are arrays of some megabytes that come and go; by itself
+# glibc gives each back to the system and has its pages made anew, a seventh of all the time.
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": 2**30, "MALLOC_TRIM_THRESHOLD_": 2**31 - 1}
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -32,6 +36,8 @@ def work_off(
         return
     # Children of this process would inherit the threads of torch and Embree half alive. The fork server is a clean
     # process that has imported what they need once and has run none of it.
+    for name, limit in _KEPT_MEMORY.items():
+        os.environ.setdefault(name, str(limit))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     listening, lifeline = context.Pipe(duplex=False)
