@@ -4,12 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int16
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.scenery.materials import Material
-from datasets.synthetic.scenery.meshes import Mesh
+from datasets.synthetic.scenery.meshes import Mesh, connected_parts
 from datasets.synthetic.traffic.users import RoadUser
 
 # Side of a cell of the map that says which lamps reach a place (metres), and how many it can hold.
@@ -48,10 +46,7 @@ def lamp_places(mesh: Mesh, material: Material) -> Float64[Array, "L 3"]:
     if not len(triangles):
         return np.zeros((0, 3))
     used, numbered = np.unique(triangles, return_inverse=True)
-    a, b, c = numbered.reshape(-1, 3).T
-    edges = (np.concatenate([a, b]), np.concatenate([b, c]))
-    graph = coo_array((np.ones(len(edges[0])), edges), (len(used), len(used)))
-    count, part = connected_components(graph, directed=False)
+    count, part = connected_parts(numbered.reshape(-1, 3), len(used))
     corners = mesh.vertices[used].astype(np.float64)
     sums = np.stack([np.bincount(part, corners[:, axis], count) for axis in range(3)], axis=1)
     return np.asarray(sums / np.bincount(part, minlength=count)[:, None])

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from calibration.cameras import PinholeCamera
 from datasets.compiled import compiled
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.rays import Instant, Surfaces, Target, rays_from
+from datasets.synthetic.scenery.meshes import connected_parts
 from datasets.synthetic.traffic.users import RoadUser
 
 _STEP = 4
@@ -78,10 +77,7 @@ class StillParts:
         # The number of the first triangle of a plane is the plane's.
         _, first, plane = np.unique(rows.astype(np.int64), axis=0, return_index=True, return_inverse=True)
         self.plane_of_triangle = np.append(first[plane.reshape(-1)], -1).astype(np.int32)
-        a, b, c = mesh.triangles.T
-        edges = (np.concatenate([a, b]), np.concatenate([b, c]))
-        graph = coo_array((np.ones(len(edges[0]), np.int8), edges), (len(mesh.vertices), len(mesh.vertices)))
-        count, part = connected_components(graph, directed=False)
+        count, part = connected_parts(mesh.triangles, len(mesh.vertices))
         self.low, self.high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
         np.minimum.at(self.low, part, mesh.vertices)
         np.maximum.at(self.high, part, mesh.vertices)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32
+from jaxtyping import Float32, Float64, Int32, Integer
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.scenery.materials import Material
@@ -47,6 +49,15 @@ class Mesh:
         unit = (self.vertices - low) / np.maximum(high - low, 1e-6)
         fitted = np.clip(unit, 0.0, 1.0) * size - np.array([length / 2, width / 2, 0.0])
         return Mesh(fitted.astype(np.float32), self.triangles, self.materials)
+
+
+def connected_parts(triangles: Integer[Array, "T 3"], count: int) -> tuple[int, Int32[Array, "V"]]:
+    """How many parts triangles over `count` vertices hang together in, and the part of each vertex."""
+    a, b, c = triangles.T
+    edges = (np.concatenate([a, b]), np.concatenate([b, c]))
+    graph = coo_array((np.ones(len(edges[0]), np.int8), edges), (count, count))
+    found: tuple[int, Int32[Array, V]] = connected_components(graph, directed=False)
+    return found
 
 
 def combined(parts: Sequence[Mesh]) -> Mesh:
