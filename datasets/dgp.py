@@ -36,11 +36,11 @@ from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, DETECTION_CLASSES, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.faults import FaultReason, InputRefused, SensorFault, SensorFileError
 from datasets.frames import Annotations, CameraImage, LogFrame, PointSweep
-from datasets.images import picture_size
-from datasets.npy_file import read_npy
 from datasets.nuscenes.ego_motion import PoseTrack, past_states
 from datasets.nuscenes.files import path_under, read_file
 from datasets.nuscenes.values import COUNT, NAME, PATH, PIXELS, QUATERNION, SCORE, SIZE, TIME, VECTOR, Kind, read_json
+from datasets.sensors.images import picture_size
+from datasets.sensors.npy_file import read_npy
 
 # DGP's sensors (as DDAD's vehicles carry them) by the channel of nuScenes that looks the same way.
 CHANNELS: Mapping[str, str] = {

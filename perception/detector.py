@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from datasets.batch import Batch, PointBatch
 from datasets.boxes import Boxes3D
+from datasets.samples.batch import Batch, PointBatch
 from perception.camera_branch import CameraBranch, CameraConfig
 from perception.center_decode import decode
 from perception.center_head import CenterHead, CenterHeadConfig, HeadOutputs

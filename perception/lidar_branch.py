@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from datasets.batch import PointBatch
-from datasets.sample import LIDAR_POINT_FIELDS
+from datasets.samples.batch import PointBatch
+from datasets.samples.sample import LIDAR_POINT_FIELDS
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
 from perception.pillars import PillarFeatures

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from datasets.batch import Batch
+from datasets.samples.batch import Batch
 
 
 def drop_modalities(batch: Batch, probability: float, generator: torch.Generator) -> Batch:

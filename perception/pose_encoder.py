@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
-from datasets.sample import EGO_MOTION_FIELDS
+from datasets.samples.sample import EGO_MOTION_FIELDS
 
 # What a column of ego motion is divided by, so that all are about -1..1 in traffic: metres over two seconds, m/s,
 # rad/s, m/s^2, seconds.

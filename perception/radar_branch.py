@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from datasets.batch import PointBatch
+from datasets.samples.batch import PointBatch
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
 from perception.pillars import PillarFeatures

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
-from datasets.batch import PointBatch
+from datasets.samples.batch import PointBatch
 from perception.grid import BevGrid
 from perception.sparse_product import sparse_product, starts_of
 from perception.voxel_kernels import MAX_POINTS, MAX_VOXELS, row_means, voxels_of_points

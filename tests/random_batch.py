@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from datasets.batch import Batch, collate
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES_OF_CLASS
-from datasets.sample import Sample
+from datasets.samples.batch import Batch, collate
+from datasets.samples.sample import Sample
 
 
 def random_batch(

@@ -1,6 +1,6 @@
 """A run so small that a training step takes a fraction of a second."""
 
-from datasets.make_sample import SampleConfig
+from datasets.samples.make_sample import SampleConfig
 from perception.backbone import BackboneConfig
 from perception.bev_neck import BevNeckConfig
 from perception.camera_branch import CameraConfig

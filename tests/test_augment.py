@@ -8,8 +8,8 @@ import torch
 
 from calibration.cameras import project
 from calibration.transforms import from_yaw, invert
-from datasets.augment import BevAugmentation, augment
-from datasets.sample import Sample
+from datasets.augmentation.bev import BevAugmentation, augment
+from datasets.samples.sample import Sample
 from tests.random_batch import random_boxes
 
 

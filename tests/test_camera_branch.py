@@ -10,8 +10,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from calibration.cameras import project
 from calibration.transforms import invert, transform_points
 from datasets.faults import InputRefused
-from datasets.make_sample import SampleConfig, make_sample
 from datasets.nuscenes.reader import NuScenesReader
+from datasets.samples.make_sample import SampleConfig, make_sample
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeckConfig
 from perception.camera_branch import CameraBranch, CameraConfig

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.object_database import ObjectDatabase
+from datasets.object_paste.database import ObjectDatabase
 from tools.__main__ import main
 from tools.exit_codes import ExitCode
 

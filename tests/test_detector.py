@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from datasets.batch import MODALITIES, Batch, PointBatch
 from datasets.boxes import Boxes3D
+from datasets.samples.batch import MODALITIES, Batch, PointBatch
 from perception.detector import Detector, Predictions
 from perception.modality_dropout import drop_modalities, mask_modalities
 from perception.presets import base, tiny

@@ -14,10 +14,10 @@ from calibration.cameras import project
 from calibration.transforms import from_quaternion, invert, transform_points
 from datasets.dgp import CHANNELS, DgpReader
 from datasets.faults import FaultReason, InputRefused
-from datasets.frame_classes import classes_of_frames
 from datasets.frames import LogFrame
-from datasets.make_sample import SampleConfig, make_sample
 from datasets.reader import LogReader
+from datasets.samples.frame_classes import classes_of_frames
+from datasets.samples.make_sample import SampleConfig, make_sample
 
 TIME_SCALE = 0.1  # the stamps of the test scene count tenths of microseconds
 DGP_NAME = {channel: name for name, channel in CHANNELS.items()}

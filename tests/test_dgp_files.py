@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from datasets.dgp import DgpReader
 from datasets.faults import FaultReason, InputRefused
-from datasets.npy_file import read_npy
+from datasets.sensors.npy_file import read_npy
 from tests.dgp_fixture import write_dgp, write_dgp_scene
 
 

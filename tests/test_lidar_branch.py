@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from datasets.batch import PointBatch
+from datasets.samples.batch import PointBatch
 from perception.bev_neck import BevNeckConfig
 from perception.grid import BevGrid
 from perception.lidar_branch import LidarBranch, LidarConfig, PillarEncoderConfig, VoxelEncoderConfig

@@ -11,11 +11,11 @@ from calibration.cameras import PinholeCamera, project
 from calibration.rig import EgoState, GpsFix, SensorRig
 from calibration.transforms import from_yaw, invert, rigid, transform_points
 from datasets.boxes import Boxes3D
-from datasets.ego_motion import ego_motion_rows
 from datasets.faults import FaultReason
 from datasets.frames import RADAR_FIELDS, Annotations, CameraImage, LogFrame, PointSweep
-from datasets.make_sample import SampleConfig, make_sample
-from datasets.pictures import PictureChange
+from datasets.samples.ego_motion import ego_motion_rows
+from datasets.samples.make_sample import SampleConfig, make_sample
+from datasets.sensors.picture_change import PictureChange
 
 NOW = 1_532_402_927_000_000
 CONFIG = SampleConfig(image_height=24, image_width=80)

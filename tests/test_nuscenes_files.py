@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from datasets.faults import FaultReason, InputRefused, SensorFileError
 from datasets.frames import RADAR_FIELDS, CameraImage
-from datasets.images import decode_image, picture_size
 from datasets.nuscenes.files import read_image_bytes, read_lidar_sweep, read_radar_sweep
+from datasets.sensors.images import decode_image, picture_size
 from tests.nuscenes_fixture import write_radar
 
 Points = NDArray[np.float32]

@@ -14,12 +14,12 @@ from calibration.transforms import from_yaw, invert, transform_points
 from datasets.classes import CAMERA_CHANNELS, CLASS_OF_CATEGORY, DETECTION_CLASSES, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.faults import FaultReason, InputRefused
 from datasets.frames import LogFrame
-from datasets.images import decode_image
 from datasets.nuscenes.annotations import yaw_of_quaternion
 from datasets.nuscenes.can_bus import VehicleMotion, read_vehicle_motion
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.splits import Purpose, default_split, scenes_of_split, split_in_file_name
 from datasets.reader import LogReader
+from datasets.sensors.images import decode_image
 from tests.nuscenes_fixture import (
     OBJECTS,
     SPEED,

@@ -17,21 +17,21 @@ from shapely.geometry import Polygon
 
 from calibration.cameras import PinholeCamera
 from calibration.transforms import from_yaw, invert, transform_points
-from datasets.augmentation import Augmentation, Augmenter
-from datasets.bev_overlap import bev_overlaps
+from datasets.augmentation.augmenter import Augmentation, Augmenter
+from datasets.augmentation.images import ImageAugmentation
+from datasets.augmentation.sensor_dropout import SensorDropout
 from datasets.boxes import Boxes3D
-from datasets.build_object_database import build_object_database
 from datasets.faults import InputRefused
 from datasets.frames import RADAR_FIELDS, LogFrame
-from datasets.image_augmentation import ImageAugmentation
-from datasets.make_sample import SampleConfig, make_sample
 from datasets.nuscenes.reader import NuScenesReader
-from datasets.object_database import ObjectDatabase, ObjectPicture, RecordedObject, write_object_database
-from datasets.paste_objects import ObjectPaste, points_in_box_frame, returns_in_box_frame
-from datasets.paste_pictures import outline_in_picture, paste_pictures
-from datasets.pictures import PictureChange
-from datasets.points_in_boxes import points_in_boxes
-from datasets.sensor_dropout import SensorDropout
+from datasets.object_paste.bev_overlap import bev_overlaps
+from datasets.object_paste.build import build_object_database
+from datasets.object_paste.database import ObjectDatabase, ObjectPicture, RecordedObject, write_object_database
+from datasets.object_paste.paste import ObjectPaste, points_in_box_frame, returns_in_box_frame
+from datasets.object_paste.pictures import outline_in_picture, paste_pictures
+from datasets.samples.make_sample import SampleConfig, make_sample
+from datasets.sensors.picture_change import PictureChange
+from datasets.sensors.points_in_boxes import points_in_boxes
 from tests.random_batch import random_boxes
 
 CONFIG = SampleConfig(image_height=64, image_width=128, lidar_sweeps=2, radar_sweeps=2)
@@ -464,7 +464,7 @@ def test_a_database_of_other_sweeps_is_refused(world: tuple[NuScenesReader, Path
 
 def test_all_augmentations_together_keep_pixels_on_points(world: tuple[NuScenesReader, Path]) -> None:
     """A corner of a box projects, through the augmented camera matrices, to where its picture was moved."""
-    from datasets.augment import BevAugmentation
+    from datasets.augmentation.bev import BevAugmentation
 
     reader, folder = world
     frame = reader.frame(reader.frame_tokens("all")[1])

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from calibration.cameras import PinholeCamera, project
 from calibration.transforms import from_yaw
+from datasets.augmentation.images import ImageAugmentation
 from datasets.faults import FaultReason, SensorFileError
 from datasets.frames import CameraImage
-from datasets.image_augmentation import ImageAugmentation
-from datasets.images import decode_image, decode_reduced, largest_reduction
-from datasets.pictures import ColourChange, PictureChange
+from datasets.sensors.images import decode_image, decode_reduced, largest_reduction
+from datasets.sensors.picture_change import ColourChange, PictureChange
 
 CAMERA = PinholeCamera(160, 96, torch.tensor([[120.0, 0, 79.5], [0, 120, 47.5], [0, 0, 1]], dtype=torch.float64))
 FITTED = PictureChange.fit(CAMERA, 40, 80)

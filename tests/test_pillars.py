@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from datasets.batch import PointBatch
+from datasets.samples.batch import PointBatch
 from perception.grid import BevGrid
 from perception.pillars import PillarFeatures, largest_projections
 from perception.voxelize import VoxelGrid, Voxels, voxelize

@@ -12,7 +12,7 @@ from nuscenes.utils.geometry_utils import points_in_box
 from calibration.transforms import transform_points
 from datasets.boxes import Boxes3D
 from datasets.nuscenes.reader import NuScenesReader
-from datasets.points_in_boxes import points_in_boxes
+from datasets.sensors.points_in_boxes import points_in_boxes
 from tests.random_batch import random_boxes
 from tests.test_boxes import devkit_boxes
 

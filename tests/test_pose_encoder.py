@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from datasets.sample import EGO_MOTION_FIELDS
+from datasets.samples.sample import EGO_MOTION_FIELDS
 from perception.pose_encoder import PoseConfig, PoseEncoder
 
 

@@ -14,13 +14,13 @@ from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
 
 from calibration.rig import GpsFix
-from datasets.batch import collate
 from datasets.classes import CAMERA_CHANNELS, DETECTION_CLASSES, RADAR_CHANNELS
 from datasets.faults import InputRefused
 from datasets.frames import LIDAR_FIELDS
-from datasets.make_sample import make_sample
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.recording import messages_of_scene
+from datasets.samples.batch import collate
+from datasets.samples.make_sample import make_sample
 from tests.nuscenes_fixture import read_table, write_dataset
 from tools.exit_codes import Interrupted
 from tools.foxglove_log.messages import location_fix

@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.augment import BevAugmentation
-from datasets.augmentation import Augmentation
-from datasets.frame_classes import classes_of_frames
-from datasets.fusion_dataset import FusionDataset
-from datasets.image_augmentation import ImageAugmentation
-from datasets.make_sample import SampleConfig, make_sample
+from datasets.augmentation.augmenter import Augmentation
+from datasets.augmentation.bev import BevAugmentation
+from datasets.augmentation.images import ImageAugmentation
+from datasets.augmentation.sensor_dropout import SensorDropout, without_channels
 from datasets.nuscenes.reader import NuScenesReader
-from datasets.sample import Sample
-from datasets.sensor_dropout import SensorDropout, without_channels
+from datasets.samples.frame_classes import classes_of_frames
+from datasets.samples.fusion_dataset import FusionDataset
+from datasets.samples.make_sample import SampleConfig, make_sample
+from datasets.samples.sample import Sample
 from tools.training.order import BatchOrder, ClassBalancedOrder, EpochIndex, PlainOrder
 
 CONFIG = SampleConfig(image_height=32, image_width=64, lidar_sweeps=2, radar_sweeps=2)

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 
 from datasets.dgp import DgpReader
 from datasets.faults import InputRefused
-from datasets.frame_classes import classes_of_frames
 from datasets.frames import LogFrame
-from datasets.make_sample import SampleConfig, make_sample
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.reader import LogReader
+from datasets.samples.frame_classes import classes_of_frames
+from datasets.samples.make_sample import SampleConfig, make_sample
 from datasets.shards.frame_files import BadShard, files_of_frame, frame_of_files
 from datasets.shards.pack import pack
 from datasets.shards.reader import ShardReader

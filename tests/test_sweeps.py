@@ -11,9 +11,9 @@ from nuscenes.utils.data_classes import LidarPointCloud, RadarPointCloud
 from calibration.transforms import from_yaw, invert, rotate_vectors
 from datasets.classes import LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.frames import RADAR_FIELDS, LogFrame
-from datasets.make_sample import SampleConfig, make_sample
 from datasets.nuscenes.reader import NuScenesReader
-from datasets.sweeps import (
+from datasets.samples.make_sample import SampleConfig, make_sample
+from datasets.sensors.sweeps import (
     CRN_RADAR_FILTER,
     DEVKIT_RADAR_FILTER,
     NO_RADAR_FILTER,

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datasets.augment import BevAugmentation
-from datasets.augmentation import Augmentation
-from datasets.batch import Batch, collate
+from datasets.augmentation.augmenter import Augmentation
+from datasets.augmentation.bev import BevAugmentation
 from datasets.faults import InputRefused
 from datasets.frames import Annotations, LogFrame
-from datasets.fusion_dataset import FusionDataset
 from datasets.reader import LogReader
-from datasets.sample import EGO_MOTION_FIELDS
+from datasets.samples.batch import Batch, collate
+from datasets.samples.fusion_dataset import FusionDataset
+from datasets.samples.sample import EGO_MOTION_FIELDS
 from perception.detector import Detector
 from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config, small_detector

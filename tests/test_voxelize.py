@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.batch import PointBatch
+from datasets.samples.batch import PointBatch
 from perception.grid import BevGrid
 from perception.voxelize import VoxelGrid, voxelize, voxelize_with_torch
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from datasets.build_object_database import build_object_database
+from datasets.object_paste.build import build_object_database
 from tools.open_dataset import open_reader
 from tools.presets import preset_or_config
 from tools.progress import Progress

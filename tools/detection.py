@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from datasets.batch import collate
 from datasets.boxes import Boxes3D
 from datasets.frames import LogFrame
-from datasets.make_sample import SampleConfig, make_sample
+from datasets.samples.batch import collate
+from datasets.samples.make_sample import SampleConfig, make_sample
 from perception.detector import Detector, Predictions
 
 

@@ -4,10 +4,10 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
-from datasets.augmentation import Augmentation
-from datasets.fusion_dataset import FusionDataset
-from datasets.make_sample import SampleConfig
+from datasets.augmentation.augmenter import Augmentation
 from datasets.nuscenes.reader import CHANNELS, NuScenesReader
+from datasets.samples.fusion_dataset import FusionDataset
+from datasets.samples.make_sample import SampleConfig
 from tools.progress import Progress
 
 _STATE_STEP = 0.5  # seconds between the ego states of a sample

@@ -10,13 +10,13 @@ from typing import Annotated
 import tyro
 
 from calibration.transforms import Transform
-from datasets.batch import MODALITIES, Modality
 from datasets.boxes import Boxes3D
 from datasets.faults import InputRefused
-from datasets.fusion_dataset import FusionDataset
 from datasets.nuscenes.results import write_results
 from datasets.nuscenes.splits import default_split, split_in_file_name
 from datasets.nuscenes.tables import find_version
+from datasets.samples.batch import MODALITIES, Modality
+from datasets.samples.fusion_dataset import FusionDataset
 from perception.detector import Detector, DetectorConfig
 from tools.detection import in_global
 from tools.devices import DeviceChoice, choose_device, limit_threads

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from datasets.augment import BevAugmentation
-from datasets.augmentation import Augmentation
+from datasets.augmentation.augmenter import Augmentation
+from datasets.augmentation.bev import BevAugmentation
 from datasets.faults import InputRefused
-from datasets.make_sample import SampleConfig
+from datasets.samples.make_sample import SampleConfig
 from perception import presets
 from tools.run_config import RunConfig, read_config
 from tools.training.config import TrainingConfig

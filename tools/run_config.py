@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
-from datasets.make_sample import SampleConfig
+from datasets.samples.make_sample import SampleConfig
 from perception.detector import DetectorConfig
 from tools.training.config import TrainingConfig
 

@@ -12,9 +12,9 @@ import tyro
 from tqdm import tqdm
 
 from datasets.faults import InputRefused
-from datasets.fusion_dataset import FusionDataset
 from datasets.nuscenes.evaluation import check_ground_truth
 from datasets.nuscenes.splits import default_split
+from datasets.samples.fusion_dataset import FusionDataset
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
 from tools.open_dataset import open_reader

@@ -11,14 +11,14 @@ import tyro
 
 from calibration.transforms import invert
 from datasets.atomic_file import write_atomically
-from datasets.batch import MODALITIES
 from datasets.boxes import Boxes3D
 from datasets.faults import InputRefused
 from datasets.frames import LogFrame
-from datasets.make_sample import SampleConfig
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import read_results
 from datasets.reader import LogReader
+from datasets.samples.batch import MODALITIES
+from datasets.samples.make_sample import SampleConfig
 from perception.detector import Detector
 from tools.detection import detect_frame
 from tools.devices import DeviceChoice, choose_device, limit_threads

@@ -20,7 +20,7 @@ from torch import Tensor
 from datasets.compiled import compiled
 from datasets.faults import FaultReason, InputRefused, SensorFileError
 from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS
-from datasets.images import picture_size
+from datasets.sensors.images import picture_size
 
 _LIDAR_BEAMS = 32
 # No sensor file of nuScenes comes near this; a larger one is not what its name says.

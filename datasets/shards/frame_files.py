@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from datasets.frames import Annotations, LogFrame
-from datasets.npy_file import read_npy
+from datasets.sensors.npy_file import read_npy
 
 _FRAME = "frame.json"
 _ANNOTATIONS = "annotations"  # the field of a LogFrame, and how the names of its files begin

@@ -70,7 +70,8 @@ class BevFusionTransformer(nn.Module):
     ) -> tuple[Float[Tensor, "B C Y X"], Float[Tensor, "B 4 Y X"]]:
         """The fused BEV, and how much each modality weighs at each cell.
 
-        modality_bevs: camera, LiDAR, radar. availability and the weights: in the order of datasets.batch.MODALITIES.
+        modality_bevs: camera, LiDAR, radar. availability and the weights: in the order of
+        datasets.samples.batch.MODALITIES.
         What stands in the BEV (or the pose) of a modality that is not available has no influence at all; with none
         available every sample gets the same learned BEV. Weights lie in [0, 1] and are 0 for an absent modality.
         """

@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calibration.transforms import transform_points
-from datasets.augment import BevAugmentation
-from datasets.augmentation import Augmentation
-from datasets.batch import PointBatch
+from datasets.augmentation.augmenter import Augmentation
+from datasets.augmentation.bev import BevAugmentation
+from datasets.augmentation.images import ImageAugmentation
 from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.frames import CameraImage, LogFrame
-from datasets.fusion_dataset import FusionDataset
-from datasets.image_augmentation import ImageAugmentation
-from datasets.make_sample import make_sample
 from datasets.nuscenes.files import read_lidar_sweep
 from datasets.nuscenes.reader import NuScenesReader
-from datasets.pictures import PictureChange
-from datasets.points_in_boxes import points_in_boxes
-from datasets.sweeps import merge_lidar_sweeps, moving_sweeps
+from datasets.samples.batch import PointBatch
+from datasets.samples.fusion_dataset import FusionDataset
+from datasets.samples.make_sample import make_sample
+from datasets.sensors.picture_change import PictureChange
+from datasets.sensors.points_in_boxes import points_in_boxes
+from datasets.sensors.sweeps import merge_lidar_sweeps, moving_sweeps
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.simulate import simulate
 from perception.voxelize import VoxelGrid, voxelize

@@ -12,7 +12,7 @@ from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS
 from datasets.faults import SensorFault, SensorFileError
 from datasets.frames import LogFrame
-from datasets.images import decode_image
+from datasets.sensors.images import decode_image
 from perception.grid import BevGrid
 from tools.drawing.bev import BevView, class_colors, draw_bev, draw_ground_boxes
 from tools.drawing.boxes import draw_boxes

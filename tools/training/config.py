@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from datasets.augmentation import Augmentation
+from datasets.augmentation.augmenter import Augmentation
 from tools.training.order import Sampling
 
 

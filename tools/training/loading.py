@@ -9,10 +9,10 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.batch import Batch, collate
 from datasets.faults import InputRefused, SensorFault, refuse_faults
-from datasets.fusion_dataset import FusionDataset
-from datasets.sample import Sample
+from datasets.samples.batch import Batch, collate
+from datasets.samples.fusion_dataset import FusionDataset
+from datasets.samples.sample import Sample
 from tools.exit_codes import CommandFailed
 from tools.training.order import EpochIndex
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.faults import InputRefused
-from datasets.frame_classes import classes_of_frames
-from datasets.fusion_dataset import FusionDataset
+from datasets.samples.frame_classes import classes_of_frames
+from datasets.samples.fusion_dataset import FusionDataset
 from perception.detector import Detector
 from perception.weights import save_weights
 from tools.exit_codes import CommandFailed, Diverged

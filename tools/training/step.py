@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from datasets.batch import Batch
+from datasets.samples.batch import Batch
 from perception.detector import Detector
 from perception.losses import Losses
 from perception.modality_dropout import drop_modalities

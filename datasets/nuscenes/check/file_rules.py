@@ -14,9 +14,9 @@ import torch
 
 from datasets.faults import FaultReason, InputRefused, SensorFileError
 from datasets.frames import LIDAR_FIELDS, CameraImage
-from datasets.images import decode_image, picture_size
 from datasets.nuscenes.check.findings import Problem, shown
 from datasets.nuscenes.files import parse_pcd_header, path_under, read_image_bytes, read_lidar_sweep, read_radar_sweep
+from datasets.sensors.images import decode_image, picture_size
 
 _HEAD, _TAIL = 16_384, 64
 _LIDAR_POINT_BYTES = 4 * len(LIDAR_FIELDS)

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from calibration.cameras import PinholeCamera
 from datasets.boxes import Boxes3D
-from datasets.points_in_boxes import points_in_boxes
+from datasets.sensors.points_in_boxes import points_in_boxes
 from datasets.synthetic.arrays import Array
 from datasets.synthetic.rays import Instant
 from datasets.synthetic.traffic.users import RoadUser

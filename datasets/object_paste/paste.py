@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration.transforms import from_yaw, invert, transform_points
-from datasets.bev_overlap import bev_overlaps
 from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES
 from datasets.faults import InputRefused
 from datasets.frames import RADAR_FIELDS, LogFrame
-from datasets.make_sample import SampleConfig, radar_points, thinned
-from datasets.object_database import ObjectDatabase, RecordedObject
-from datasets.points_in_boxes import points_in_boxes
-from datasets.sample import Sample
+from datasets.object_paste.bev_overlap import bev_overlaps
+from datasets.object_paste.database import ObjectDatabase, RecordedObject
+from datasets.samples.make_sample import SampleConfig, radar_points, thinned
+from datasets.samples.sample import Sample
+from datasets.sensors.points_in_boxes import points_in_boxes
 
 _VELOCITIES = tuple(RADAR_FIELDS.index(name) for name in ("vx", "vx_comp"))
 # Nothing is put where the recording vehicle itself stands (nuScenes: a Renault Zoe, its origin the rear axle).

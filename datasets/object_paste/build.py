@@ -1,4 +1,4 @@
-"""A database of objects cut out of recorded frames (GT-paste, `datasets.paste_objects`)."""
+"""A database of objects cut out of recorded frames (GT-paste, `datasets.object_paste.paste`)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,14 +13,14 @@ from calibration.transforms import Transform, invert, transform_points
 from datasets.boxes import Boxes3D
 from datasets.faults import SensorFileError
 from datasets.frames import LogFrame
-from datasets.images import decode_image
-from datasets.make_sample import SampleConfig, lidar_points, radar_returns
-from datasets.object_database import ObjectPicture, RecordedObject, write_object_database
-from datasets.paste_objects import points_in_box_frame, returns_in_box_frame
-from datasets.paste_pictures import bounds, outline_in_picture
-from datasets.points_in_boxes import points_in_boxes
+from datasets.object_paste.database import ObjectPicture, RecordedObject, write_object_database
+from datasets.object_paste.paste import points_in_box_frame, returns_in_box_frame
+from datasets.object_paste.pictures import bounds, outline_in_picture
 from datasets.reader import LogReader
-from datasets.sweeps import NO_RADAR_FILTER
+from datasets.samples.make_sample import SampleConfig, lidar_points, radar_returns
+from datasets.sensors.images import decode_image
+from datasets.sensors.points_in_boxes import points_in_boxes
+from datasets.sensors.sweeps import NO_RADAR_FILTER
 
 _LEAST_VISIBLE = 0.5  # share of the projected box that must lie in the picture
 _LEAST_PIXELS = 8  # on each side

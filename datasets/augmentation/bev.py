@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
-from datasets.sample import EGO_MOTION_FIELDS, Sample
+from datasets.samples.sample import EGO_MOTION_FIELDS, Sample
 
 
 @dataclass(frozen=True)

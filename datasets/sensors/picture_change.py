@@ -12,7 +12,7 @@ from torch import Tensor
 
 from calibration.cameras import PinholeCamera
 from datasets.frames import CameraImage
-from datasets.images import decode_reduced, largest_reduction
+from datasets.sensors.images import decode_reduced, largest_reduction
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of R, G, B (ITU-R BT.601)
 _MIDDLE_GREY = 127.5

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
-from datasets.sample import Sample
+from datasets.samples.sample import Sample
 
 Modality = Literal["camera", "lidar", "radar", "pose"]
 # The order of the columns of `Batch.availability`.

@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from datasets.augment import BevAugmentation, augment
+from datasets.augmentation.bev import BevAugmentation, augment
+from datasets.augmentation.images import ImageAugmentation
+from datasets.augmentation.sensor_dropout import SensorDropout, without_channels
 from datasets.frames import LogFrame
-from datasets.image_augmentation import ImageAugmentation
-from datasets.make_sample import SampleConfig, make_sample
-from datasets.paste_objects import ObjectPaste, ObjectPaster, PlacedObjects
-from datasets.paste_pictures import paste_pictures
-from datasets.pictures import PictureChange
-from datasets.sample import Sample
-from datasets.sensor_dropout import SensorDropout, without_channels
+from datasets.object_paste.paste import ObjectPaste, ObjectPaster, PlacedObjects
+from datasets.object_paste.pictures import paste_pictures
+from datasets.samples.make_sample import SampleConfig, make_sample
+from datasets.samples.sample import Sample
+from datasets.sensors.picture_change import PictureChange
 
 
 @dataclass(frozen=True)

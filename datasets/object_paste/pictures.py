@@ -16,8 +16,8 @@ from torch import Tensor
 from calibration.cameras import project
 from calibration.transforms import transform_points
 from datasets.boxes import Boxes3D
-from datasets.object_database import ObjectPicture
-from datasets.pictures import PictureChange, resize_matrix
+from datasets.object_paste.database import ObjectPicture
+from datasets.sensors.picture_change import PictureChange, resize_matrix
 
 _NEAR = 0.2  # metres in front of the camera; what lies behind is cut off
 # The edges of Boxes3D.corners: front face, rear face, and from the one to the other.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from datasets.pictures import ColourChange, PictureChange
+from datasets.sensors.picture_change import ColourChange, PictureChange
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from calibration.rig import EgoState, GpsFix
 from calibration.transforms import Transform, invert, yaw_of
-from datasets.sample import EGO_MOTION_FIELDS
+from datasets.samples.sample import EGO_MOTION_FIELDS
 
 
 def ego_motion_rows(

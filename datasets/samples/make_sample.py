@@ -15,12 +15,12 @@ from torch import Tensor
 from calibration.transforms import Transform, invert
 from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
-from datasets.ego_motion import ego_motion_rows
 from datasets.faults import SensorFault, SensorFileError
 from datasets.frames import Annotations, LogFrame
-from datasets.pictures import PictureChange
-from datasets.sample import RADAR_POINT_FIELDS, Sample
-from datasets.sweeps import (
+from datasets.samples.ego_motion import ego_motion_rows
+from datasets.samples.sample import RADAR_POINT_FIELDS, Sample
+from datasets.sensors.picture_change import PictureChange
+from datasets.sensors.sweeps import (
     CRN_RADAR_FILTER,
     RADAR_RETURN_FIELDS,
     RadarFilter,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
-from datasets.augmentation import Augmentation, Augmenter
-from datasets.make_sample import SampleConfig, make_sample
+from datasets.augmentation.augmenter import Augmentation, Augmenter
 from datasets.reader import LogReader
-from datasets.sample import Sample
+from datasets.samples.make_sample import SampleConfig, make_sample
+from datasets.samples.sample import Sample
 
 
 class FusionDataset(Dataset[Sample]):

@@ -24,8 +24,8 @@ from torch import Tensor
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES, DETECTION_CLASSES
 from datasets.faults import InputRefused
-from datasets.sample import LIDAR_POINT_FIELDS
-from datasets.sweeps import RADAR_RETURN_FIELDS
+from datasets.samples.sample import LIDAR_POINT_FIELDS
+from datasets.sensors.sweeps import RADAR_RETURN_FIELDS
 
 FORMAT_VERSION = 2
 _TOKEN_BYTES = 64

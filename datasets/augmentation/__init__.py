@@ -1,0 +1,1 @@
+"""Augmentation of training samples: everything about one place moves together."""

@@ -1,0 +1,1 @@
+"""Objects cut from recorded frames and pasted into others (GT-paste)."""

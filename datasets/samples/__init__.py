@@ -1,0 +1,1 @@
+"""From a LogFrame to a Sample and a Batch."""

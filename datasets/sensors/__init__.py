@@ -1,0 +1,1 @@
+"""From sensor files to tensors: sweeps, pictures, points in boxes."""
