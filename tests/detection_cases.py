@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.random import Generator
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionBox
-from numpy.random import Generator
 
 from datasets.classes import ATTRIBUTES, ATTRIBUTES_OF_CLASS, DETECTION_CLASSES
 from datasets.nuscenes.detection_metric.boxes import BoxColumns, DetectedBoxes, TruthBoxes
@@ -22,7 +22,7 @@ def random_boxes(generator: Generator, count: int, labels: list[int]) -> BoxColu
     return BoxColumns(
         sample=np.sort(generator.integers(0, SAMPLES, count)).astype(np.int32),
         label=label,
-        translation=generator.uniform(-5, 5, (count, 3)) + [600.0, 1600.0, 1.0],
+        translation=generator.uniform(-5, 5, (count, 3)) + np.array([600.0, 1600.0, 1.0]),
         size=generator.uniform(0.3, 5.0, (count, 3)),
         rotation=random_rotations(generator, count),
         velocity=generator.normal(size=(count, 2)) * 3,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from datasets.classes import DETECTION_CLASSES
-from datasets.nuscenes.evaluation import DetectionMetrics
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 
 _ERRORS = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
 

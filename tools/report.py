@@ -12,7 +12,7 @@ import cv2
 import torch
 
 from datasets.atomic_file import write_atomically
-from datasets.nuscenes.evaluation import DetectionMetrics
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from tools.class_metrics import class_metrics, distance_thresholds
 from tools.drawing.canvas import jpeg_bytes, printable, shrunk
 from tools.drawing.curves import Curve, chart, smoothed

@@ -26,11 +26,12 @@ class JsonMembers:
     Every method raises InputRefused, naming line and column, where the file is no JSON or ends too early.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, block_bytes: int = _BLOCK_BYTES) -> None:
         self._path = path
+        self._block_bytes = block_bytes
         try:
             self._file = path.open("rb")
-            self._text = self._file.read(_BLOCK_BYTES)
+            self._text = self._file.read(max(block_bytes, len(_BYTE_ORDER_MARK)))
         except FileNotFoundError:
             raise InputRefused(f"{path}: the file is missing.") from None
         except OSError as error:
@@ -109,7 +110,7 @@ class JsonMembers:
         """Forget what was taken and read on; whether there was anything more."""
         try:
             # As much as is there: a value that is larger than a block is looked through a few times only.
-            more = self._file.read(max(_BLOCK_BYTES, len(self._text) - self._at))
+            more = self._file.read(max(self._block_bytes, len(self._text) - self._at))
         except OSError as error:
             raise InputRefused(f"{self._path}: not readable as JSON: {error}.") from None
         self._before += self._at
