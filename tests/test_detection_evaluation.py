@@ -55,13 +55,7 @@ def test_annotations_written_as_detections_score_perfectly(nuscenes_root: Path, 
     assert metrics.mean_ap == pytest.approx(1.0, abs=1e-12)
     assert metrics.mean_ap_present == pytest.approx(1.0, abs=1e-12)
     assert metrics.nds == pytest.approx(1.0, abs=1e-9)
-    for error in (
-        metrics.translation_error,
-        metrics.scale_error,
-        metrics.orientation_error,
-        metrics.velocity_error,
-        metrics.attribute_error,
-    ):
+    for error in metrics.mean_errors.values():
         assert error == pytest.approx(0.0, abs=1e-9)
     assert {path.name for path in (tmp_path / "scores").iterdir()} == set(FILES)
     summary = json.loads((tmp_path / "scores" / "metrics_summary.json").read_text())
@@ -206,7 +200,7 @@ def test_no_detections_at_all(nuscenes_root: Path, tmp_path: Path) -> None:
     tokens = NuScenesReader(nuscenes_root).frame_tokens("mini_val")
     evaluation = score(nuscenes_root, {token: Boxes3D.empty() for token in tokens}, "mini_val", tmp_path)
     metrics = evaluation.metrics
-    assert (metrics.mean_ap, metrics.nds, metrics.translation_error) == (0.0, 0.0, 1.0)
+    assert (metrics.mean_ap, metrics.nds, metrics.mean_errors["trans_err"]) == (0.0, 0.0, 1.0)
     assert sum(metrics.ground_truth.values()) == 30
     assert evaluation.found == Found(0, 30)
 

@@ -21,11 +21,7 @@ def metrics(value: float = 0.5) -> DetectionMetrics:
     return DetectionMetrics(
         mean_ap=value,
         nds=value,
-        translation_error=value,
-        scale_error=value,
-        orientation_error=math.nan,
-        velocity_error=value,
-        attribute_error=value,
+        mean_errors=dict.fromkeys(ERRORS, value) | {"orient_err": math.nan},
         average_precision={name: dict.fromkeys((0.5, 1.0, 2.0, 4.0), value) for name in DETECTION_CLASSES},
         class_errors={name: dict.fromkeys(ERRORS, value) for name in DETECTION_CLASSES},
         ground_truth={name: index for index, name in enumerate(DETECTION_CLASSES)},

@@ -137,6 +137,7 @@ def left_out_text(evaluation: SplitEvaluation) -> str | None:
 def metrics_text(evaluation: SplitEvaluation) -> str:
     """The official figures and the table by class; a dash where a figure is not defined."""
     metrics, found = evaluation.metrics, evaluation.found
+    errors = metrics.mean_errors
     header = f"{'class':<22}{'boxes':>6}{'AP':>7}" + "".join(f"{f'{t:g} m':>7}" for t in distance_thresholds(metrics))
     header += "".join(f"{name:>7}" for name in ("ATE", "ASE", "AOE", "AVE", "AAE"))
     rows = [
@@ -149,9 +150,9 @@ def metrics_text(evaluation: SplitEvaluation) -> str:
             f"mAP {metrics.mean_ap:.4f}   NDS {metrics.nds:.4f}   "
             f"(mAP of the {sum(map(bool, metrics.ground_truth.values()))} classes present: "
             f"{metrics.mean_ap_present:.4f})",
-            f"mATE {metrics.translation_error:.3f} m   mASE {metrics.scale_error:.3f}   "
-            f"mAOE {metrics.orientation_error:.3f} rad   mAVE {metrics.velocity_error:.3f} m/s   "
-            f"mAAE {metrics.attribute_error:.3f}",
+            f"mATE {errors['trans_err']:.3f} m   mASE {errors['scale_err']:.3f}   "
+            f"mAOE {errors['orient_err']:.3f} rad   mAVE {errors['vel_err']:.3f} m/s   "
+            f"mAAE {errors['attr_err']:.3f}",
             f"found {found.count} of {found.total} annotations with at least {FOUND_MIN_POINTS} points "
             f"(a detection of the class within {FOUND_DISTANCE:g} m, score {FOUND_MIN_SCORE:g} or more)",
             "",

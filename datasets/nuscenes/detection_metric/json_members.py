@@ -15,7 +15,7 @@ _BLOCK_BYTES = 4 * 2**20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPACE = b" \t\n\r"
 _QUOTE, _ESCAPE, _COMMA, _COLON = b'"\\,:'
-_OPENING, _CLOSING = b"[{", b"]}"
+_OPENING, _CLOSING = b"[{", b"]}"  # 91 and 123, 93 and 125
 
 
 class JsonMembers:
@@ -132,27 +132,36 @@ class JsonMembers:
 @compiled
 def _value_end(text: NDArray[np.uint8], start: int) -> int:
     """Where the value that begins at `start` ends, -1 where the text ends before."""
-    depth = 0
-    in_text = False
-    at = start
-    while at < len(text):
-        byte = text[at]
-        if in_text:
-            if byte == _ESCAPE:
-                at += 1
-            elif byte == _QUOTE:
-                in_text = False
+    at, depth = start, 0
+    if text[start] not in (_QUOTE, 91, 123):  # a number, true, false or null
+        while at < len(text):
+            if text[at] in (_COMMA, 93, 125, 32, 9, 10, 13):
+                return at
+            at += 1
+        return -1
+    # Counted without a sign: numba then need not ask at each byte whether to count from the end.
+    place, size, one = np.uint64(start), np.uint64(len(text)), np.uint64(1)
+    while place < size:
+        byte = text[place]
+        place += one
+        if byte == _QUOTE:
+            closed = False
+            while place < size and not closed:
+                byte = text[place]
+                place += one
+                if byte == _QUOTE:
+                    closed = True
+                elif byte == _ESCAPE:
+                    place += one
+            if not closed:
+                return -1
+            if depth == 0:
+                return np.int64(place)
+        elif byte >= 91:  # digits, commas, colons and space are less
+            if byte in (91, 123):
+                depth += 1
+            elif byte in (93, 125):
+                depth -= 1
                 if depth == 0:
-                    return at + 1
-        elif byte == _QUOTE:
-            in_text = True
-        elif byte in (91, 123):
-            depth += 1
-        elif byte in (93, 125):
-            depth -= 1
-            if depth <= 0:
-                return at + (1 if depth == 0 else 0)
-        elif depth == 0 and byte in (44, 32, 9, 10, 13):
-            return at
-        at += 1
+                    return np.int64(place)
     return -1

@@ -26,33 +26,17 @@ class DetectionMetrics:
 
     As in the official score a class without ground truth counts with AP 0 and errors 1; `ground_truth` holds the
     number of boxes that were evaluated, by class, and `mean_ap_present` averages only the classes that have some.
-    `average_precision`: class -> distance threshold (m) -> AP. `class_errors`: class -> trans_err, scale_err,
-    orient_err, vel_err, attr_err. `curves`: class -> distance threshold (m) -> the curves.
+    `mean_errors`: by the names of configuration.ERRORS. `average_precision`: class -> distance threshold (m) -> AP.
+    `class_errors`: class -> name of the error -> error. `curves`: class -> distance threshold (m) -> the curves.
     """
 
     mean_ap: float
     nds: float
-    translation_error: float
-    scale_error: float
-    orientation_error: float
-    velocity_error: float
-    attribute_error: float
+    mean_errors: Mapping[str, float]
     average_precision: Mapping[str, Mapping[float, float]]
     class_errors: Mapping[str, Mapping[str, float]]
     ground_truth: Mapping[str, int]
     curves: Mapping[str, Mapping[float, Curves]] = field(repr=False)
-
-    @property
-    def mean_errors(self) -> dict[str, float]:
-        """The five errors by the devkit's names."""
-        values = (
-            self.translation_error,
-            self.scale_error,
-            self.orientation_error,
-            self.velocity_error,
-            self.attribute_error,
-        )
-        return dict(zip(ERRORS, values, strict=True))
 
     @property
     def mean_ap_present(self) -> float:
@@ -90,11 +74,11 @@ def measure(matches: Matches, repeats: Int64[Array, "S"] | None = None) -> Detec
     times = None if repeats is None else repeats[matches.truth.sample]
     counts = np.bincount(matches.truth.label, weights=times, minlength=len(DETECTION_CLASSES)).astype(np.int64)
     mean_ap = float(np.mean(list(class_precisions(precision).values())))
-    means = [float(np.nanmean([errors[name][error] for name in CLASS_RANGES])) for error in ERRORS]
+    means = {error: float(np.nanmean([errors[name][error] for name in CLASS_RANGES])) for error in ERRORS}
     return DetectionMetrics(
-        mean_ap,
-        detection_score(mean_ap, means),
-        *means,
+        mean_ap=mean_ap,
+        nds=detection_score(mean_ap, means),
+        mean_errors=means,
         average_precision=precision,
         class_errors=errors,
         ground_truth=dict(zip(DETECTION_CLASSES, counts.tolist(), strict=True)),
@@ -112,7 +96,7 @@ def error_scores(errors: Mapping[str, float]) -> dict[str, float]:
     return {name: max(0.0, 1.0 - error) for name, error in errors.items()}
 
 
-def detection_score(mean_ap: float, errors: list[float]) -> float:
-    """NDS of the mean AP and the five mean errors."""
-    scores = list(error_scores(dict(zip(ERRORS, errors, strict=True))).values())
+def detection_score(mean_ap: float, mean_errors: Mapping[str, float]) -> float:
+    """NDS of the mean AP and the five mean errors, in the order of configuration.ERRORS."""
+    scores = list(error_scores(mean_errors).values())
     return float(MEAN_AP_WEIGHT * mean_ap + np.sum(scores)) / float(MEAN_AP_WEIGHT + len(scores))

@@ -87,8 +87,8 @@ def _attributes(index: NuScenesIndex, scene: SceneRecords, rows: NDArray[np.int6
                 f"{where / 'attribute.json'}: field name: expected one of {', '.join(ATTRIBUTES)}, found {name!r}."
             )
     known = [ATTRIBUTES.index(name) if name in ATTRIBUTES else -1 for name in index.attributes]
-    # -1, none, leads to the last one.
-    return np.array([*known, -1], dtype=np.int32)[attributes[:, 0] if attributes.size else np.full(len(rows), -1)]
+    first = attributes[:, 0] if attributes.size else np.full(len(rows), -1)
+    return np.asarray(np.array([*known, -1], dtype=np.int32)[first])  # -1, none, leads to the last one
 
 
 def _racks(index: NuScenesIndex, scenes: Sequence[SceneRecords], starts: NDArray[np.int64]) -> BicycleRacks:
