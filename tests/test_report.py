@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from datasets.classes import DETECTION_CLASSES
-from datasets.nuscenes.evaluation import DetectionMetrics
-from datasets.nuscenes.found import Found
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from tools.drawing.canvas import blank, png_bytes
 from tools.drawing.curves import Curve, chart, smoothed
 from tools.report import ReportContent, Section, page, read_training_log, write_report
@@ -22,18 +21,11 @@ def metrics(value: float = 0.5) -> DetectionMetrics:
     return DetectionMetrics(
         mean_ap=value,
         nds=value,
-        translation_error=value,
-        scale_error=value,
-        orientation_error=math.nan,
-        velocity_error=value,
-        attribute_error=value,
-        split="mini_val",
-        scene_count=2,
-        official_scene_count=2,
+        mean_errors=dict.fromkeys(ERRORS, value) | {"orient_err": math.nan},
         average_precision={name: dict.fromkeys((0.5, 1.0, 2.0, 4.0), value) for name in DETECTION_CLASSES},
         class_errors={name: dict.fromkeys(ERRORS, value) for name in DETECTION_CLASSES},
         ground_truth={name: index for index, name in enumerate(DETECTION_CLASSES)},
-        found=Found(3, 4),
+        curves={},
     )
 
 

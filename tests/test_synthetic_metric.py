@@ -7,7 +7,7 @@ import pytest
 
 from datasets.classes import DETECTION_CLASSES
 from datasets.nuscenes.reader import NuScenesReader
-from tests.test_nuscenes_results import annotations_as_detections, score
+from tests.test_detection_evaluation import annotations_as_detections, score
 
 pytestmark = pytest.mark.xdist_group("synthetic world")
 
@@ -15,12 +15,13 @@ pytestmark = pytest.mark.xdist_group("synthetic world")
 def test_synthetic_annotations_score_perfectly(synthetic_root: Path, tmp_path: Path) -> None:
     reader = NuScenesReader(synthetic_root)
     boxes = annotations_as_detections(reader, reader.frame_tokens("all"))
-    metrics = score(synthetic_root, boxes, "all", tmp_path)
+    evaluation = score(synthetic_root, boxes, "all", tmp_path)
+    metrics = evaluation.metrics
     present = [name for name, count in metrics.ground_truth.items() if count]
     assert len(present) >= 8, metrics.ground_truth
     assert metrics.mean_ap_present == pytest.approx(1.0, abs=1e-12)
     assert metrics.mean_ap == pytest.approx(len(present) / 10, abs=1e-12)
-    assert metrics.found.count == metrics.found.total > 20
+    assert evaluation.found.count == evaluation.found.total > 20
     # Of an object that is annotated in one keyframe only nobody knows a velocity. Where a class has no other object in
     # range, the devkit gives an error of 1.
     lone = {

@@ -39,7 +39,7 @@ VERBS = (
     Verb("predict", "PredictArguments", "predict", "detections of a run as a nuScenes results file"),
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
-    Verb("bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data"),
+    Verb("bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data, evaluate"),
     Verb(
         "statistics",
         "StatisticsArguments",
@@ -53,7 +53,7 @@ VERBS = (
 EXIT_CODES = """\
 exit codes:
   0 fine   1 failed   2 wrong usage   3 input refused   4 finished, but degraded
-  6 training diverged   130 stopped by Ctrl-C"""
+  5 not the devkit's figures   6 training diverged   130 stopped by Ctrl-C"""
 
 
 _OF_THE_DISK = (
@@ -118,7 +118,7 @@ def _run(verb: Verb, words: list[str]) -> int:
     import tyro
 
     from datasets.faults import InputRefused
-    from tools.exit_codes import CommandFailed, Degraded, Diverged, Interrupted
+    from tools.exit_codes import CommandFailed, Degraded, Disagreement, Diverged, Interrupted
 
     module = import_module(f"tools.{verb.name}")
     try:
@@ -151,6 +151,10 @@ def _run(verb: Verb, words: list[str]) -> int:
         if degraded.output is not None:
             print(degraded.output)
         return ExitCode.DEGRADED
+    except Disagreement as disagreement:
+        _say(disagreement, ExitCode.DISAGREED)
+        print(disagreement.output)
+        return ExitCode.DISAGREED
     # Of several training processes (torchrun) the first speaks.
     if output is not None and os.environ.get("RANK", "0") == "0":
         print(output)

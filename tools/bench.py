@@ -6,17 +6,21 @@ from typing import Annotated
 from tyro.conf import subcommand
 
 from tools.benchmarks.data import DataBench, bench_data
+from tools.benchmarks.evaluation import EvaluationBench, bench_evaluation
 from tools.benchmarks.simulation import SimulationBench, bench_simulation
 
 BenchArguments = (
     Annotated[SimulationBench, subcommand("simulate", description="What writing the synthetic world costs.")]
     | Annotated[DataBench, subcommand("data", description="What reading tables, sensor files and samples costs.")]
+    | Annotated[EvaluationBench, subcommand("evaluate", description="The detection metric beside the devkit's.")]
 )
 """What `bevel bench` takes: one of its benchmarks, with that benchmark's arguments."""
 
 
-def bench(arguments: SimulationBench | DataBench) -> Path | None:
+def bench(arguments: SimulationBench | DataBench | EvaluationBench) -> Path | None:
     """Run one benchmark; returns the file that it wrote, if any. Raises InputRefused for bad numbers."""
     if isinstance(arguments, SimulationBench):
         return bench_simulation(arguments)
+    if isinstance(arguments, EvaluationBench):
+        return bench_evaluation(arguments)
     return bench_data(arguments)

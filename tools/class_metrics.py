@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 
 from datasets.classes import DETECTION_CLASSES
-from datasets.nuscenes.evaluation import DetectionMetrics
-
-_ERRORS = ("trans_err", "scale_err", "orient_err", "vel_err", "attr_err")
+from datasets.nuscenes.detection_metric.configuration import ERRORS
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def class_metrics(metrics: DetectionMetrics) -> list[ClassMetrics]:
     for name in DETECTION_CLASSES:
         count = metrics.ground_truth[name]
         precisions = [metrics.average_precision[name][threshold] if count else math.nan for threshold in thresholds]
-        errors = [metrics.class_errors[name][error] if count else math.nan for error in _ERRORS]
+        errors = [metrics.class_errors[name][error] if count else math.nan for error in ERRORS]
         mean = sum(precisions) / len(precisions)
         rows.append(ClassMetrics(name, count, mean, tuple(precisions), tuple(errors)))
     return rows

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
-from datasets.nuscenes.evaluation import DetectionMetrics
+from datasets.nuscenes.detection_metric.evaluation import SplitEvaluation
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.writing.unfinished import can_go_on
@@ -82,8 +82,8 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: st
         run = _train(world, output / "run", minutes, config)
     with stages.stage("metrics on scenes that were not trained on"):
         evaluated = EvaluateArguments(run, world, split=_VAL_SPLIT, output=output / "evaluation")
-        _, metrics, missing = measure(evaluated)
-        print(metrics_text(metrics))
+        _, evaluation, missing = measure(evaluated)
+        print(metrics_text(evaluation))
     with stages.stage("pictures"):
         pictures = _draw(world, run, output / "pictures")
     with stages.stage("replay"):
@@ -92,7 +92,7 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: st
         print(summary.text())
         if summary.keyframe_count < summary.keyframe_total:
             raise Interrupted("Stopped in the replay; the same command goes on with what is there.")
-    done = _Done(output, world_config, config, world, run, metrics, missing, tuple(pictures), summary, stages)
+    done = _Done(output, world_config, config, world, run, evaluation, missing, tuple(pictures), summary, stages)
     return write_report(output / "report.html", _content(done))
 
 
@@ -192,7 +192,7 @@ class _Done:
     config: str
     world: Path
     run: Path
-    metrics: DetectionMetrics
+    evaluation: SplitEvaluation
     missing: MissingSensors
     pictures: tuple[Path, ...]
     replay: ReplaySummary
@@ -202,14 +202,14 @@ class _Done:
 def _content(done: _Done) -> ReportContent:
     folder = RunFolder(done.run)
     log = read_training_log(folder.metrics)
-    metrics = done.metrics
+    metrics, found = done.evaluation.metrics, done.evaluation.found
     present = sum(map(bool, metrics.ground_truth.values()))
     durations = "\n".join(f"{duration_text(seconds):>9}  {name}" for name, seconds in done.stages.seconds.items())
     facts = [
         ("NDS", f"{metrics.nds:.3f}"),
         ("mAP", f"{metrics.mean_ap:.3f}"),
         (f"mAP of the {present} classes present", f"{metrics.mean_ap_present:.3f}"),
-        ("objects found within half a metre", f"{metrics.found.count} of {metrics.found.total}"),
+        ("objects found within half a metre", f"{found.count} of {found.total}"),
         ("training steps", str(len(log))),
         ("in all", duration_text(done.stages.total())),
         ("CPU cores", str(os.cpu_count() or 1)),
@@ -226,8 +226,9 @@ def _content(done: _Done) -> ReportContent:
         training_log=log,
         metrics=metrics,
         metrics_sentence=(
-            f"Measured by nuscenes-devkit (detection_cvpr_2019) on the synthetic world's split {_VAL_SPLIT}. These "
-            "figures say that the whole chain works; they cannot be compared with figures on real nuScenes."
+            "Measured as by nuscenes-devkit (detection_cvpr_2019), on the synthetic world's split "
+            f"{_VAL_SPLIT}. These figures say that the whole chain works; they cannot be compared with figures on "
+            "real nuScenes."
         ),
         pictures=done.pictures,
         sections=[

@@ -1,4 +1,4 @@
-"""mAP, NDS and the five errors, measured by the official nuscenes-devkit, of a run or of a results file."""
+"""mAP, NDS and the five errors of the official nuScenes metric, of a run or of a results file."""
 
 import sys
 from dataclasses import dataclass
@@ -8,16 +8,19 @@ from typing import Annotated
 import tyro
 
 from datasets.faults import InputRefused
-from datasets.nuscenes.evaluation import DetectionMetrics, evaluate_detections
+from datasets.nuscenes.detection_metric.evaluation import SplitEvaluation, evaluate_detections
+from datasets.nuscenes.detection_metric.official import differences_from_devkit
 from datasets.nuscenes.found import FOUND_DISTANCE, FOUND_MIN_POINTS, FOUND_MIN_SCORE
 from datasets.nuscenes.splits import default_split, split_in_file_name
 from datasets.nuscenes.tables import find_version
 from tools.class_metrics import class_metrics, distance_thresholds
 from tools.devices import DeviceChoice, limit_threads
-from tools.exit_codes import Degraded
+from tools.exit_codes import Degraded, Disagreement
 from tools.missing_sensors import MissingSensors
 from tools.predict import PredictArguments, predict_to_file, refuse_loader_options
 from tools.training.loading import MissingSensorsPolicy
+
+_MOST_SHOWN = 20  # differences from the devkit
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class EvaluateArguments:
     """What to do about sensor files that are missing or broken."""
     strict: bool = False
     """Exit code 4 if sensors were missing."""
+    official: bool = False
+    """Run nuscenes-devkit as well (minutes for a large split); exit code 5 where any figure is not the same."""
     device: DeviceChoice = "auto"
     threads: int | None = None
     """CPU threads, otherwise as many as cores."""
@@ -49,20 +54,24 @@ class EvaluateArguments:
 def evaluate(arguments: EvaluateArguments) -> Path:
     """Print the metrics and return the folder that holds metrics_summary.json (and, of a run, results.json).
 
-    Raises InputRefused for bad input, and with `strict` Degraded where sensors were missing.
+    Raises InputRefused for bad input, with `official` Disagreement where the devkit gives other figures, and with
+    `strict` Degraded where sensors were missing.
     """
-    output, metrics, missing = measure(arguments)
-    print(metrics_text(metrics))
-    if (note := incomplete_split_text(metrics)) is not None:
-        print(note)
+    output, evaluation, missing = measure(arguments)
+    print(metrics_text(evaluation))
+    for note in (incomplete_split_text(evaluation), left_out_text(evaluation)):
+        if note is not None:
+            print(note)
     print(missing.table())
+    if arguments.official:
+        _compare_with_devkit(arguments, evaluation, output)
     if arguments.strict and missing.broken_count:
         raise Degraded(missing.strict_text(), output)
     return output
 
 
-def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, MissingSensors]:
-    """As `evaluate`, without a word: the output folder, the metrics and which sensors were missing."""
+def measure(arguments: EvaluateArguments) -> tuple[Path, SplitEvaluation, MissingSensors]:
+    """As `evaluate`, without a word: the output folder, the evaluation and which sensors were missing."""
     limit_threads(arguments.threads)
     source, missing = arguments.source, MissingSensors()
     if not source.exists():
@@ -74,13 +83,27 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, Missi
     output = arguments.output or folder / f"evaluation-{split_in_file_name(split)}"
     if output.exists() and not output.is_dir():
         raise InputRefused(f"{output} is a file: name a folder with --output.")
-    results = source
+    results = _results_path(source, output)
     if source.is_dir():
-        results = output / "results.json"
         missing = predict_to_file(_prediction(arguments), version, split, results)
-    print(f"scoring the split {split} of {version} with nuscenes-devkit", file=sys.stderr, flush=True)
-    metrics = evaluate_detections(arguments.data_root, version, results, split, output)
-    return output, metrics, missing
+    print(f"scoring the split {split} of {version}", file=sys.stderr, flush=True)
+    evaluation = evaluate_detections(arguments.data_root, version, results, split, output)
+    return output, evaluation, missing
+
+
+def _results_path(source: Path, output: Path) -> Path:
+    return output / "results.json" if source.is_dir() else source
+
+
+def _compare_with_devkit(arguments: EvaluateArguments, evaluation: SplitEvaluation, output: Path) -> None:
+    print("running nuscenes-devkit as well", file=sys.stderr, flush=True)
+    results = _results_path(arguments.source, output)
+    differences = differences_from_devkit(arguments.data_root, arguments.version, results, evaluation, output)
+    if differences:
+        shown = "".join(f"\n  {line}" for line in differences[:_MOST_SHOWN])
+        more = f"\n  and {len(differences) - _MOST_SHOWN} more" if len(differences) > _MOST_SHOWN else ""
+        raise Disagreement(f"{output}: {len(differences)} differences from nuscenes-devkit:{shown}{more}", output)
+    print("nuscenes-devkit gives the same figures and curves, to the last bit")
 
 
 def _prediction(arguments: EvaluateArguments) -> PredictArguments:
@@ -94,18 +117,27 @@ def _prediction(arguments: EvaluateArguments) -> PredictArguments:
     )
 
 
-def incomplete_split_text(metrics: DetectionMetrics) -> str | None:
+def incomplete_split_text(evaluation: SplitEvaluation) -> str | None:
     """One line where only some scenes of an official split were there to be evaluated."""
-    if metrics.official_scene_count is None or metrics.scene_count >= metrics.official_scene_count:
+    if evaluation.official_scene_count is None or evaluation.scene_count >= evaluation.official_scene_count:
         return None
     return (
-        f"{metrics.scene_count} of the {metrics.official_scene_count} scenes of {metrics.split} are here: "
+        f"{evaluation.scene_count} of the {evaluation.official_scene_count} scenes of {evaluation.split} are here: "
         "not the official figure."
     )
 
 
-def metrics_text(metrics: DetectionMetrics) -> str:
+def left_out_text(evaluation: SplitEvaluation) -> str | None:
+    """One line where the results have samples that are not in the split."""
+    if not evaluation.results.left_out:
+        return None
+    return f"{evaluation.results.left_out} samples of the results are not in {evaluation.split}: left out."
+
+
+def metrics_text(evaluation: SplitEvaluation) -> str:
     """The official figures and the table by class; a dash where a figure is not defined."""
+    metrics, found = evaluation.metrics, evaluation.found
+    errors = metrics.mean_errors
     header = f"{'class':<22}{'boxes':>6}{'AP':>7}" + "".join(f"{f'{t:g} m':>7}" for t in distance_thresholds(metrics))
     header += "".join(f"{name:>7}" for name in ("ATE", "ASE", "AOE", "AVE", "AAE"))
     rows = [
@@ -118,10 +150,10 @@ def metrics_text(metrics: DetectionMetrics) -> str:
             f"mAP {metrics.mean_ap:.4f}   NDS {metrics.nds:.4f}   "
             f"(mAP of the {sum(map(bool, metrics.ground_truth.values()))} classes present: "
             f"{metrics.mean_ap_present:.4f})",
-            f"mATE {metrics.translation_error:.3f} m   mASE {metrics.scale_error:.3f}   "
-            f"mAOE {metrics.orientation_error:.3f} rad   mAVE {metrics.velocity_error:.3f} m/s   "
-            f"mAAE {metrics.attribute_error:.3f}",
-            f"found {metrics.found.count} of {metrics.found.total} annotations with at least {FOUND_MIN_POINTS} points "
+            f"mATE {errors['trans_err']:.3f} m   mASE {errors['scale_err']:.3f}   "
+            f"mAOE {errors['orient_err']:.3f} rad   mAVE {errors['vel_err']:.3f} m/s   "
+            f"mAAE {errors['attr_err']:.3f}",
+            f"found {found.count} of {found.total} annotations with at least {FOUND_MIN_POINTS} points "
             f"(a detection of the class within {FOUND_DISTANCE:g} m, score {FOUND_MIN_SCORE:g} or more)",
             "",
             header,

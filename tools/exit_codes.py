@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     INPUT_REFUSED = 3
     DEGRADED = 4  # finished, but with missing sensors, and one asked to be told (--strict, data check)
+    DISAGREED = 5  # finished, but nuscenes-devkit gives other figures (evaluate --official)
     DIVERGED = 6
     INTERRUPTED = 130
 
@@ -35,5 +36,16 @@ class Degraded(Exception):
     """
 
     def __init__(self, message: str, output: Path | None) -> None:
+        super().__init__(message)
+        self.output = output
+
+
+class Disagreement(Exception):
+    """Our figures are not those of the reference that one asked to be run beside: a line for each, exit code 5.
+
+    `output` is what was written all the same.
+    """
+
+    def __init__(self, message: str, output: Path) -> None:
         super().__init__(message)
         self.output = output

@@ -12,7 +12,7 @@ import cv2
 import torch
 
 from datasets.atomic_file import write_atomically
-from datasets.nuscenes.evaluation import DetectionMetrics
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from tools.class_metrics import class_metrics, distance_thresholds
 from tools.drawing.canvas import jpeg_bytes, printable, shrunk
 from tools.drawing.curves import Curve, chart, smoothed
@@ -163,7 +163,7 @@ def _metrics(metrics: DetectionMetrics | None, sentence: str) -> str:
     if metrics is None:
         return ""
     head = ["class", "boxes", "AP", *(f"{threshold:g} m" for threshold in distance_thresholds(metrics)), *_ERRORS]
-    rows = []
+    rows, errors = [], metrics.mean_errors
     for row, color in zip(class_metrics(metrics), CLASS_COLORS, strict=True):
         mean = row.mean_precision
         swatch = f'<i style="background:{_css(color)}"></i>'
@@ -172,9 +172,9 @@ def _metrics(metrics: DetectionMetrics | None, sentence: str) -> str:
         cells += "".join(f"<td>{_number(value)}</td>" for value in (*row.precisions, *row.errors))
         rows.append(f'<tr class="{"" if row.box_count else "faint"}">{cells}</tr>')
     summary = (
-        f"mATE {_number(metrics.translation_error)} m, mASE {_number(metrics.scale_error)}, "
-        f"mAOE {_number(metrics.orientation_error)} rad, mAVE {_number(metrics.velocity_error)} m/s, "
-        f"mAAE {_number(metrics.attribute_error)}"
+        f"mATE {_number(errors['trans_err'])} m, mASE {_number(errors['scale_err'])}, "
+        f"mAOE {_number(errors['orient_err'])} rad, mAVE {_number(errors['vel_err'])} m/s, "
+        f"mAAE {_number(errors['attr_err'])}"
     )
     header = "".join(f"<th>{_text(cell)}</th>" for cell in head)
     return (

@@ -12,7 +12,7 @@ import tyro
 from tqdm import tqdm
 
 from datasets.faults import InputRefused
-from datasets.nuscenes.evaluation import check_ground_truth
+from datasets.nuscenes.detection_metric.truth import load_truth
 from datasets.nuscenes.splits import default_split
 from datasets.samples.fusion_dataset import FusionDataset
 from tools.devices import DeviceChoice, limit_threads
@@ -129,7 +129,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         reader, reader.frame_tokens(split), config.sample, augmentation=settings.augmentation, seed=settings.seed
     )
     if arguments.val_split is not None:  # now, not after hours of training
-        check_ground_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)
+        load_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)
     if not processes.first:
         loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
         return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)

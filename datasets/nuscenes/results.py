@@ -14,24 +14,13 @@ import torch
 from datasets.atomic_file import write_atomically
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES, ATTRIBUTES_OF_CLASS, DETECTION_CLASSES
-from datasets.faults import InputRefused
 from datasets.nuscenes.annotations import yaw_of_quaternion
-from datasets.nuscenes.values import NAME, QUATERNION, SCORE, SIZE, VECTOR, VELOCITY, Kind, read_json, refuse_value
-
-MAX_BOXES_PER_SAMPLE = 500
+from datasets.nuscenes.detection_metric.configuration import MAX_BOXES_PER_SAMPLE
+from datasets.nuscenes.detection_metric.results_boxes import Columns, read_boxes
+from datasets.nuscenes.detection_metric.results_file import Findings, ResultsFile
 
 # Faster than this (m/s) counts as moving where no attribute was predicted.
 _MOVING_SPEED = 0.5
-_BOX_FIELDS: tuple[tuple[str, Kind], ...] = (
-    ("sample_token", NAME),
-    ("translation", VECTOR),
-    ("size", SIZE),
-    ("rotation", QUATERNION),
-    ("velocity", VELOCITY),
-    ("detection_name", Kind(lambda value: value in DETECTION_CLASSES, "one of the ten detection classes")),
-    ("detection_score", SCORE),
-    ("attribute_name", Kind(lambda value: value == "" or value in ATTRIBUTES, "a nuScenes attribute or ''")),
-)
 
 
 def write_results(path: Path, boxes_global: Mapping[str, Boxes3D], modalities: Sequence[str]) -> None:
@@ -54,13 +43,28 @@ def write_results(path: Path, boxes_global: Mapping[str, Boxes3D], modalities: S
 def read_results(path: Path) -> dict[str, Boxes3D]:
     """The boxes (global, float64) of a results file, by sample token.
 
-    Raises InputRefused for a file that is not in the format, naming sample token and field.
+    Raises InputRefused for a file that is not in the format, with every finding.
     """
-    content = read_json(path)
-    results = content.get("results") if isinstance(content, dict) else None
-    if not isinstance(results, dict) or not isinstance(content.get("meta"), dict):
-        raise InputRefused(f"{path}: expected an object with the fields meta and results (nuScenes detection results).")
-    return {token: _read_sample(path, token, records) for token, records in results.items()}
+    findings = Findings(path)
+    boxes = {}
+    for token, content in ResultsFile(path, findings):
+        columns, problems = read_boxes(token, content)
+        findings.add(*problems)
+        boxes[token] = _boxes(columns)
+    findings.refuse("the results")
+    return boxes
+
+
+def _boxes(columns: Columns) -> Boxes3D:
+    return Boxes3D(
+        centers=torch.from_numpy(columns["translation"]),
+        sizes_wlh=torch.from_numpy(columns["size"]),
+        yaws=torch.tensor(list(map(yaw_of_quaternion, columns["rotation"].tolist())), dtype=torch.float64),
+        velocities=torch.from_numpy(columns["velocity"]),
+        labels=torch.from_numpy(columns["label"]).long(),
+        scores=torch.from_numpy(columns["score"]),
+        attributes=torch.from_numpy(columns["attribute"]).long(),
+    )
 
 
 def _sample_records(token: str, boxes: Boxes3D) -> list[dict[str, Any]]:
@@ -111,35 +115,3 @@ _BY_SPEED = {
     "cycle": ("cycle.with_rider", "cycle.without_rider"),
     "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
 }
-
-
-def _read_sample(path: Path, token: str, records: Any) -> Boxes3D:
-    if not isinstance(records, list):
-        raise InputRefused(f"{path}: sample {token!r}: expected a list of boxes, found {type(records).__name__}.")
-    if len(records) > MAX_BOXES_PER_SAMPLE:
-        expected = f"at most {MAX_BOXES_PER_SAMPLE} boxes a sample"
-        raise InputRefused(f"{path}: sample {token!r}: expected {expected}, found {len(records)}.")
-    for record in records:
-        if not isinstance(record, dict):
-            raise InputRefused(f"{path}: sample {token!r}: expected boxes as objects, found {type(record).__name__}.")
-        for name, kind in _BOX_FIELDS:
-            if not kind.accepts(record.get(name)):
-                refuse_value(path, token, name, kind.expected, record.get(name))
-        if record["sample_token"] != token:
-            refuse_value(path, token, "sample_token", "the token that the box is filed under", record["sample_token"])
-
-    def floats(name: str, width: int) -> torch.Tensor:
-        return torch.tensor([record[name] for record in records], dtype=torch.float64).reshape(-1, width)
-
-    attributes = [ATTRIBUTES.index(name) if (name := record["attribute_name"]) else -1 for record in records]
-    return Boxes3D(
-        centers=floats("translation", 3),
-        sizes_wlh=floats("size", 3),
-        yaws=torch.tensor([yaw_of_quaternion(record["rotation"]) for record in records], dtype=torch.float64),
-        velocities=floats("velocity", 2),
-        labels=torch.tensor(
-            [DETECTION_CLASSES.index(record["detection_name"]) for record in records], dtype=torch.int64
-        ),
-        scores=floats("detection_score", 1)[:, 0],
-        attributes=torch.tensor(attributes, dtype=torch.int64),
-    )

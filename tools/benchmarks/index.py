@@ -1,29 +1,18 @@
 """What the index of nuScenes' tables costs: building it, opening it, and beside that the devkit opening the tables."""
 
-import multiprocessing
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from datasets.nuscenes.reader import NuScenesReader
+from tools.benchmarks.cost import Cost, in_new_process, measured
 from tools.benchmarks.nuscenes_tables import RecordCounts, TablesSize, write_tables
 
 _VERSION = "v1.0-trainval"
 _OPENINGS = 5
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Wall and CPU seconds, imports not counted, and the largest resident memory of the process, imports counted."""
-
-    wall: float
-    cpu: float
-    peak_mib: float
 
 
 @dataclass(frozen=True)
@@ -72,10 +61,10 @@ def bench_index(folder: Path, size: TablesSize | None = None, *, devkit: bool = 
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         root = Path(temporary)
         records = write_tables(root, _VERSION, size or TablesSize())
-        reference = _in_new_process(_open_devkit, root) if devkit else None
-        building = _in_new_process(_open, root)
-        openings = [_in_new_process(_open, root) for _ in range(_OPENINGS)]
-        scans = [_in_new_process(_scan, root) for _ in range(_OPENINGS)]
+        reference = in_new_process(_open_devkit, root) if devkit else None
+        building = in_new_process(_open, root)
+        openings = [in_new_process(_open, root) for _ in range(_OPENINGS)]
+        scans = [in_new_process(_scan, root) for _ in range(_OPENINGS)]
         tables = sum(path.stat().st_size for path in (root / _VERSION).glob("*.json"))
         index = NuScenesReader(root).index.path.stat().st_size
     return IndexFigures(records, tables, index, building, _median(openings), _median(scans), reference)
@@ -85,27 +74,12 @@ def _median(costs: list[Cost]) -> Cost:
     return Cost(*(statistics.median(getattr(cost, name) for cost in costs) for name in ("wall", "cpu", "peak_mib")))
 
 
-def _in_new_process(work: Callable[[Path], Cost], root: Path) -> Cost:
-    """What the work costs in a process that has done nothing else."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, (root,))
-
-
-def _measured(work: Callable[[], object]) -> Cost:
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    return Cost(wall, cpu, peak / 2**10)
-
-
 def _open(root: Path) -> Cost:
     def work() -> None:
         reader = NuScenesReader(root)
         reader.annotations(reader.index.sample_tokens(0)[0])
 
-    return _measured(work)
+    return measured(work)[1]
 
 
 def _scan(root: Path) -> Cost:
@@ -114,10 +88,10 @@ def _scan(root: Path) -> Cost:
         scenes = range(min(150, len(index.scene_names)))
         return sum(float(np.nansum(index.scene(scene).annotations.velocity)) for scene in scenes)
 
-    return _measured(work)
+    return measured(work)[1]
 
 
 def _open_devkit(root: Path) -> Cost:
     from nuscenes import NuScenes
 
-    return _measured(lambda: NuScenes(_VERSION, str(root), verbose=False))
+    return measured(lambda: NuScenes(_VERSION, str(root), verbose=False))[1]

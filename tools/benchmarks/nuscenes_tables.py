@@ -23,16 +23,22 @@ _KEYFRAME_PERIOD_US = 500_000
 _SWEEPS = dict.fromkeys(CAMERA_CHANNELS, 6.0) | {LIDAR_CHANNEL: 9.83} | dict.fromkeys(RADAR_CHANNELS, 6.53)
 _SUFFIX = dict.fromkeys(CAMERA_CHANNELS, "jpg") | {LIDAR_CHANNEL: "pcd.bin"} | dict.fromkeys(RADAR_CHANNELS, "pcd")
 _STREAMED = ("sample", "sample_data", "ego_pose", "instance", "sample_annotation", "calibrated_sensor")
+_DRIVEN = 100.0  # metres in a scene, in x as in y
+_BESIDE = 40.0  # metres in x and in y from where the vehicle will be or has been, within which objects begin
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class TablesSize:
-    """How large the tables are. The default is nuScenes trainval's: 850 scenes, 2.63 million sensor records."""
+    """How large the tables are. The default is nuScenes trainval's: 850 scenes, 2.63 million sensor records.
+
+    `sensors`: records of all twelve sensors at their rates; otherwise those of LIDAR_TOP's keyframes alone.
+    """
 
     scenes: int = 850
     keyframes: int = 40  # of a scene; every sixth scene has one more
     annotations: int = 34  # of a sample, on average
+    sensors: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def write_tables(root: Path, version: str, size: TablesSize, seed: int = 0) -> R
     (root / "maps").mkdir()
     cv2.imwrite(str(root / "maps" / "map.png"), np.zeros((4, 4), np.uint8))
     generator = np.random.default_rng(seed)
-    fixed = _fixed_tables(generator, size.scenes)
+    fixed = _fixed_tables(generator, size)
     with ExitStack() as files:
         tables = {name: _Table(files.enter_context((folder / f"{name}.json").open("w"))) for name in _STREAMED}
         fixed["scene"] = [_write_scene(tables, generator, fixed, scene, size) for scene in range(size.scenes)]
@@ -83,10 +89,10 @@ def _tokens(generator: np.random.Generator, count: int) -> list[str]:
     return [digits[start : start + 32] for start in range(0, 32 * count, 32)]
 
 
-def _fixed_tables(generator: np.random.Generator, scenes: int) -> dict[str, list[Row]]:
+def _fixed_tables(generator: np.random.Generator, size: TablesSize) -> dict[str, list[Row]]:
     modality = dict.fromkeys(CAMERA_CHANNELS, "camera") | {LIDAR_CHANNEL: "lidar"}
-    channels = (*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS)
-    categories = (*CLASS_OF_CATEGORY, "animal", "movable_object.debris")
+    channels = (*CAMERA_CHANNELS, LIDAR_CHANNEL, *RADAR_CHANNELS) if size.sensors else (LIDAR_CHANNEL,)
+    categories = (*CLASS_OF_CATEGORY, "animal", "static_object.bicycle_rack")
     logs = [
         {
             "token": token,
@@ -95,7 +101,7 @@ def _fixed_tables(generator: np.random.Generator, scenes: int) -> dict[str, list
             "date_captured": f"2018-07-{1 + number % 28:02d}",
             "location": "singapore-onenorth",
         }
-        for number, token in enumerate(_tokens(generator, -(-scenes // 12)))
+        for number, token in enumerate(_tokens(generator, -(-size.scenes // 12)))
     ]
     named = {"category": categories, "attribute": ATTRIBUTES}
     tables: dict[str, list[Row]] = {
@@ -141,7 +147,8 @@ def _write_scene(
         )
     log = fixed["log"][number // 12]
     for sensor in fixed["sensor"]:
-        _write_channel(tables, generator, sensor, str(log["logfile"]), samples, start_us)
+        rate = _SWEEPS[sensor["channel"]] if size.sensors else 1.0
+        _write_channel(tables, generator, sensor, str(log["logfile"]), samples, start_us, rate)
     _write_tracks(tables, generator, fixed, samples, size.annotations)
     return {
         "token": scene,
@@ -166,8 +173,12 @@ def _write_channel(
     log: str,
     samples: list[str],
     start_us: int,
+    sweeps: float,
 ) -> None:
-    """One channel of one scene: a calibration, and a record and a pose for each sweep and keyframe."""
+    """One channel of one scene: a calibration, and a record and a pose for each sweep and keyframe.
+
+    `sweeps`: records from one keyframe to the next.
+    """
     channel, camera = str(sensor["channel"]), sensor["modality"] == "camera"
     (calibration,) = _tokens(generator, 1)
     intrinsics = [[1266.417203046554, 0.0, 816.2670197447984], [0.0, 1266.417203046554, 491.50706579294757], [0, 0, 1]]
@@ -176,12 +187,13 @@ def _write_channel(
         f'\n"translation": {_numbers(generator.normal(size=3))},\n"rotation": {_numbers(_rotations(generator, 1)[0])},'
         f'\n"camera_intrinsic": {json.dumps(intrinsics if camera else [], indent=0)}\n'
     )
-    count = round((len(samples) - 1) * _SWEEPS[channel]) + 1
+    count = round((len(samples) - 1) * sweeps) + 1
     # The keyframe is the first record at or behind the sample's share of the recording.
     keyframe_at = {-(-index * (count - 1) // max(len(samples) - 1, 1)): index for index in range(len(samples))}
     tokens = _tokens(generator, count)
     times = start_us + np.linspace(0, (len(samples) - 1) * _KEYFRAME_PERIOD_US, count).astype(np.int64)
-    positions = 1000.0 + np.cumsum(generator.uniform(0, 0.5, (count, 3)), axis=0) * [1, 1, 0]
+    steps = generator.uniform(0, 2 * _DRIVEN / count, (count, 2))
+    positions = 1000.0 + np.concatenate([np.cumsum(steps, axis=0), np.zeros((count, 1))], axis=1)
     rotations = _rotations(generator, count)
     height, width = (900, 1600) if camera else (0, 0)
     sample = 0
@@ -226,7 +238,8 @@ def _write_tracks(
             f'\n"first_annotation_token": "{tokens[0]}",\n"last_annotation_token": "{tokens[-1]}"\n'
         )
         sizes = _numbers(np.round(generator.uniform(0.4, 5.0, 3), 3))
-        positions = np.round(1000 + np.cumsum(generator.normal(size=(length, 3)), axis=0), 3)
+        start = 1000 + generator.uniform(0, _DRIVEN) + generator.uniform(-_BESIDE, _BESIDE, 3)
+        positions = np.round(start + np.cumsum(generator.normal(size=(length, 3)), axis=0), 3)
         rotations = _rotations(generator, length)
         points = generator.integers(0, 300, length)
         for index, (token, previous, following) in enumerate(_chain(tokens)):
