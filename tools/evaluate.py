@@ -16,6 +16,7 @@ from tools.class_metrics import class_metrics, distance_thresholds
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded
 from tools.missing_sensors import MissingSensors
+from tools.open_dataset import DataRoot, tables_root
 from tools.predict import PredictArguments, predict_to_file, refuse_loader_options
 from tools.training.loading import MissingSensorsPolicy
 
@@ -26,7 +27,7 @@ class EvaluateArguments:
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|RESULTS.JSON")]]
     """The run folder of `bevel train`, or detections in nuScenes' results format."""
-    data_root: Path
+    data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
@@ -68,7 +69,8 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, Missi
     if not source.exists():
         raise InputRefused(f"{source}: there is no such run folder or results file.")
     refuse_loader_options(arguments.batch_size, arguments.workers)
-    version = find_version(arguments.data_root, arguments.version)
+    root = tables_root(arguments.data_root)
+    version = find_version(root, arguments.version)
     split = arguments.split or default_split(version, "evaluate")
     folder = source if source.is_dir() else source.parent
     output = arguments.output or folder / f"evaluation-{split_in_file_name(split)}"
@@ -79,7 +81,7 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, Missi
         results = output / "results.json"
         missing = predict_to_file(_prediction(arguments), version, split, results)
     print(f"scoring the split {split} of {version} with nuscenes-devkit", file=sys.stderr, flush=True)
-    metrics = evaluate_detections(arguments.data_root, version, results, split, output)
+    metrics = evaluate_detections(root, version, results, split, output)
     return output, metrics, missing
 
 

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.evaluation import check_ground_truth
-from datasets.nuscenes.splits import default_split
+from datasets.nuscenes.reader import NuScenesReader
 from datasets.samples.fusion_dataset import FusionDataset
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
-from tools.open_dataset import open_reader
+from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
 from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig, read_config
@@ -33,8 +33,8 @@ class TrainArguments:
 
     config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
     """A preset (tiny, base) or a config file (a run's config.json, changed or not)."""
-    data_root: Path
-    """The dataroot: the folder that holds v1.0-mini, say."""
+    data_root: DataRoot
+    """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
     """The folder of tables, if there are several."""
     split: str | None = None
@@ -123,12 +123,14 @@ def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
 
 def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
     settings = config.training
+    if arguments.val_split is not None:
+        tables_root(arguments.data_root)
     reader = open_reader(arguments.data_root, arguments.version, config.sample, channels=config.sample.channels)
-    split = arguments.split or default_split(reader.version, "train")
+    split = arguments.split or split_of_reader(reader, "train")
     dataset = FusionDataset(
         reader, reader.frame_tokens(split), config.sample, augmentation=settings.augmentation, seed=settings.seed
     )
-    if arguments.val_split is not None:  # now, not after hours of training
+    if arguments.val_split is not None and isinstance(reader, NuScenesReader):  # now, not after hours of training
         check_ground_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)
     if not processes.first:
         loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
