@@ -104,14 +104,9 @@ def test_processes_have_shards_of_their_own_and_few_at_a_time(
     assert np.array_equal(drawn, order.epoch(epoch))
     readers: dict[int, set[int]] = {shard: set() for shard in range(len(sizes))}
     for process in range(processes):
-        first = -(-epoch * len(shard_of) // (batch * processes)) + 1
-        picks = [
-            pick.sample
-            for step in BatchOrder(order, batch, first_step=0, last_step=first + len(shard_of), process=process,
-                                   processes=processes)
-            for pick in step
-            if pick.epoch == epoch
-        ]  # fmt: skip
+        last = (epoch + 1) * len(shard_of) // (batch * processes) + 1
+        steps = BatchOrder(order, batch, first_step=0, last_step=last, process=process, processes=processes)
+        picks = [pick.sample for step in steps for pick in step if pick.epoch == epoch]
         shards = [shard_of[sample] for sample in picks]
         for shard in shards:
             readers[shard].add(process)
@@ -130,8 +125,8 @@ def test_windows_of_shards_mix_what_lies_apart() -> None:
     mixed = ShardOrder(shard_of, 0, window=8, batch_size=1, processes=1)
     drawn = np.array(shard_of)[mixed.epoch(0)]
     assert 0.05 < np.mean(drawn[1:] == drawn[:-1]) < 0.2
-    assert len({tuple(ShardOrder(shard_of, seed, window=8, batch_size=1, processes=1).epoch(epoch).tolist())
-                for seed in range(3) for epoch in range(3)}) == 9  # fmt: skip
+    orders = [ShardOrder(shard_of, seed, window=8, batch_size=1, processes=1) for seed in range(3)]
+    assert len({tuple(order.epoch(epoch).tolist()) for order in orders for epoch in range(3)}) == 9
     with pytest.raises(ValueError, match="no samples"):
         ShardOrder([], 0, window=1, batch_size=1, processes=1)
 
