@@ -46,6 +46,7 @@ def random_object(seed: int) -> RecordedObject:
         picture = ObjectPicture(encoded, seed % 11, seed % 13, (1.5, -2.0, 9.25, 8.0))
     return RecordedObject(
         f"token{seed}",
+        f"scene-{seed % 3}",
         random_boxes(1, generator),
         torch.randn(count, 5, generator=generator),
         torch.randn(returns, 19, generator=generator),
@@ -62,25 +63,31 @@ def same_box(a: Boxes3D, b: Boxes3D) -> bool:
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_written_then_read_is_the_same(tmp_path: Path, count: int) -> None:
     objects = [random_object(seed) for seed in range(count)]
-    assert write_object_database(tmp_path / "db", iter(objects), lidar_sweeps=3, radar_sweeps=2) == count
+    assert (
+        write_object_database(tmp_path / "db", iter(objects), version="v1.0-mini", lidar_sweeps=3, radar_sweeps=2)
+        == count
+    )
     database = ObjectDatabase(tmp_path / "db")
     assert (len(database), database.lidar_sweeps, database.radar_sweeps) == (count, 3, 2)
+    assert (database.version, set(database.scenes)) == ("v1.0-mini", {recorded.scene for recorded in objects})
     assert sorted(path.name for path in (tmp_path / "db").iterdir()) == ["data.bin", "database.json", "objects.npy"]
     for row, expected in enumerate(objects):
         found = database[row]
         assert torch.equal(found.lidar_points, expected.lidar_points)
         assert torch.equal(found.radar_returns, expected.radar_returns)
-        assert (found.token, found.picture) == (expected.token, expected.picture)
+        assert (found.token, found.scene, found.picture) == (expected.token, expected.scene, expected.picture)
         assert same_box(found.box, expected.box)
         assert database.lidar_counts[row] == len(expected.lidar_points)
         assert bool(database.pictured[row]) == (expected.picture is not None)
     with pytest.raises(InputRefused, match="exists"):
-        write_object_database(tmp_path / "db", [], lidar_sweeps=3, radar_sweeps=2)
+        write_object_database(tmp_path / "db", [], version="v1.0-mini", lidar_sweeps=3, radar_sweeps=2)
 
 
 @pytest.mark.parametrize("token", ["a" * 64, "ä" * 32, "not a letter: \ud800", "", "zero \0 within"])
 def test_a_token_is_kept_as_it_is(tmp_path: Path, token: str) -> None:
-    write_object_database(tmp_path / "db", [replace(random_object(1), token=token)], lidar_sweeps=1, radar_sweeps=1)
+    write_object_database(
+        tmp_path / "db", [replace(random_object(1), token=token)], version="v1.0-mini", lidar_sweeps=1, radar_sweeps=1
+    )
     assert ObjectDatabase(tmp_path / "db")[0].token == token
 
 
@@ -88,13 +95,13 @@ def test_a_token_is_kept_as_it_is(tmp_path: Path, token: str) -> None:
 def test_a_token_that_would_be_cut_is_refused(tmp_path: Path, token: str) -> None:
     objects = [random_object(0), replace(random_object(1), token=token)]
     with pytest.raises(InputRefused, match="up to 64 bytes"):
-        write_object_database(tmp_path / "db", objects, lidar_sweeps=1, radar_sweeps=1)
+        write_object_database(tmp_path / "db", objects, version="v1.0-mini", lidar_sweeps=1, radar_sweeps=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path) -> None:
     (tmp_path / f".db.unfinished-{os.getpid()}").mkdir()
-    write_object_database(tmp_path / "db", [random_object(1)], lidar_sweeps=1, radar_sweeps=1)
+    write_object_database(tmp_path / "db", [random_object(1)], version="v1.0-mini", lidar_sweeps=1, radar_sweeps=1)
     assert len(ObjectDatabase(tmp_path / "db")) == 1
     (tmp_path / "plain").mkdir()
     assert (tmp_path / "db").stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -106,14 +113,16 @@ def test_what_was_interrupted_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_object_database(tmp_path / "db", objects(), lidar_sweeps=1, radar_sweeps=1)  # type: ignore[arg-type]
+        write_object_database(tmp_path / "db", objects(), version="v1.0-mini", lidar_sweeps=1, radar_sweeps=1)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["cut", "records", "json", "format", "absent", "counts"])
+@pytest.mark.parametrize("damage", ["cut", "records", "json", "format", "absent", "counts", "scenes", "names"])
 def test_a_damaged_database_is_refused(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "db"
-    write_object_database(folder, [random_object(1), random_object(3)], lidar_sweeps=1, radar_sweeps=1)
+    write_object_database(
+        folder, [random_object(1), random_object(3)], version="v1.0-mini", lidar_sweeps=1, radar_sweeps=1
+    )
     described = json.loads((folder / "database.json").read_text())
     if damage == "cut":
         (folder / "data.bin").write_bytes((folder / "data.bin").read_bytes()[:-3])
@@ -126,8 +135,9 @@ def test_a_damaged_database_is_refused(tmp_path: Path, damage: str) -> None:
     elif damage == "absent":
         (folder / "objects.npy").unlink()
     else:
-        key, value = {"format": ("format", 99), "counts": ("lidar_sweeps", -1)}[damage]
-        (folder / "database.json").write_text(json.dumps(described | {key: value}))
+        changes = {"format": 99, "lidar_sweeps": -1, "scenes": ["scene-1"], "version": 1}
+        key = {"counts": "lidar_sweeps", "names": "version"}.get(damage, damage)
+        (folder / "database.json").write_text(json.dumps(described | {key: changes[key]}))
     with pytest.raises(InputRefused, match="db"):
         ObjectDatabase(folder)
 
@@ -150,7 +160,9 @@ def test_a_damaged_database_is_refused(tmp_path: Path, damage: str) -> None:
 )
 def test_a_record_that_makes_no_sense_is_refused(tmp_path: Path, field: str, value: float | None) -> None:
     folder = tmp_path / "db"
-    write_object_database(folder, [random_object(1), random_object(3)], lidar_sweeps=1, radar_sweeps=1)
+    write_object_database(
+        folder, [random_object(1), random_object(3)], version="v1.0-mini", lidar_sweeps=1, radar_sweeps=1
+    )
     records = np.load(folder / "objects.npy")
     if value is None:
         more = int(records["picture_bytes"][1]) // 20 + 1
@@ -167,7 +179,7 @@ def test_a_record_that_makes_no_sense_is_refused(tmp_path: Path, field: str, val
 def test_a_changed_byte_is_refused_when_its_object_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "db"
     objects = [random_object(seed) for seed in range(1, 6)]
-    write_object_database(folder, objects, lidar_sweeps=1, radar_sweeps=1)
+    write_object_database(folder, objects, version="v1.0-mini", lidar_sweeps=1, radar_sweeps=1)
     starts = np.load(folder / "objects.npy")["start"].tolist()
     content = (folder / "data.bin").read_bytes()
     ends = [*starts[1:], len(content)]
@@ -315,7 +327,9 @@ def world(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     reader = NuScenesReader(synthetic_root, lidar_sweeps=2, radar_sweeps=2)
     folder = tmp_path_factory.mktemp("objects") / "db"
     counted: list[int] = []
-    written = build_object_database(reader, reader.frame_tokens("all"), CONFIG, folder, progress=counted.append)
+    written = build_object_database(
+        reader, reader.frame_tokens("all"), CONFIG, folder, version="v1.0-mini", progress=counted.append
+    )
     assert (written > 10, sum(counted)) == (True, len(reader.frame_tokens("all")))
     return reader, folder
 

@@ -38,6 +38,8 @@ def cut_objects(arguments: ObjectsArguments) -> Path:
         def advance(frames: int) -> None:
             shown.advance(steps=frames)
 
-        count = build_object_database(reader, tokens, config.sample, arguments.output, progress=advance)
+        count = build_object_database(
+            reader, tokens, config.sample, arguments.output, version=reader.version, progress=advance
+        )
     print(f"{count} objects of {len(tokens)} frames")
     return arguments.output

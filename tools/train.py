@@ -21,6 +21,7 @@ from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_ro
 from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig, read_config
+from tools.training.held_out import refuse_held_out_objects
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
 from tools.training.processes import Processes, join_processes
@@ -132,6 +133,9 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
     )
     if arguments.val_split is not None and isinstance(reader, NuScenesReader):  # now, not after hours of training
         check_ground_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)
+    if settings.augmentation is not None and settings.augmentation.paste is not None:
+        database = Path(settings.augmentation.paste.database)
+        refuse_held_out_objects(database, reader, split, arguments.val_split)
     if not processes.first:
         loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
         return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)

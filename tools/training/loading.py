@@ -70,7 +70,7 @@ def load_batches(
         num_workers=workers,
         # Forked: a loader process starts at once, with all modules imported, and shares the pages of what is there (the
         # index and the database of objects are mapped; Python's own lists are copied bit by bit as they are used).
-        # Only the thread that forks goes on in the child. The pools of OpenMP and OpenCV would wait for ever for theirs:
+        # Only the thread that forks goes on in the child. The pools of OpenMP and OpenCV would wait for theirs in vain:
         # _start_worker switches them off. A lock that another thread holds (TensorBoard's writer, say) stays locked:
         # making samples takes none of those, and fsspec starts threads of its own anew after a fork. CUDA does not
         # survive a fork at all: samples are made on the CPU.
