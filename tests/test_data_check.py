@@ -1,9 +1,11 @@
 """`bevel data check`: each corruption is found and called by its name, many at once too, and clean data is clean."""
 
 import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from datasets.faults import InputRefused
 from datasets.nuscenes.check.check import CheckResult, check_dataset
 from datasets.nuscenes.check.findings import Finding, Problem, Severity
 from datasets.nuscenes.check.inventory import what_works
-from tests.nuscenes_fixture import read_table, write_radar, write_table
+from tests.nuscenes_fixture import read_table, write_dataset, write_radar, write_table
 from tools.__main__ import main
-from tools.exit_codes import ExitCode
+from tools.data_check import CheckArguments, check
+from tools.exit_codes import CommandFailed, ExitCode
 
 VERSION = "v1.0-mini"
 SCENE, OTHER = "scene-0061", "scene-0103"
@@ -448,3 +451,19 @@ def test_hostile_text_reaches_no_terminal(root: Path) -> None:
         sentence = finding.sentence()
         assert sentence.isprintable()
         assert len(sentence.encode()) < 800
+
+
+def test_a_process_that_dies_is_one_sentence(tmp_path: Path) -> None:
+    """Killed when the first of three parts is done: the third one has not been looked at."""
+    write_dataset(tmp_path, keyframes=22)
+
+    @contextmanager
+    def killing(description: str, total: int) -> Iterator[Callable[[int], None]]:
+        def kill(steps: int) -> None:
+            for child in multiprocessing.active_children():
+                child.kill()
+
+        yield kill
+
+    with pytest.raises(CommandFailed, match=r"a process that looked at files was killed.*try fewer --jobs"):
+        check(CheckArguments(tmp_path, deep=True, jobs=2), killing)

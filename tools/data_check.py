@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
-from datasets.nuscenes.check.check import CheckResult, check_dataset, report_json
+from datasets.nuscenes.check.check import CheckResult, ShowProgress, check_dataset, report_json
 from datasets.nuscenes.check.findings import Severity
 from datasets.nuscenes.check.inventory import Count, Inventory, what_works
 from datasets.nuscenes.reader import CHANNELS
@@ -40,8 +40,18 @@ class CheckArguments:
     """How many processes look at the files."""
 
 
-def check(arguments: CheckArguments) -> Path | None:
-    """Print the findings and the inventory, write the report, and return its path.
+@contextmanager
+def _show_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    with Progress(description, total) as shown:
+
+        def advance(steps: int) -> None:
+            shown.advance(steps=steps)
+
+        yield advance
+
+
+def check(arguments: CheckArguments, progress: ShowProgress = _show_progress) -> Path | None:
+    """Print the findings and the inventory, write the report, and return its path. `progress` hears how far it is.
 
     Raises InputRefused where tables or paths are wrong, and Degraded where only sensor files are: exit codes 3 and 4;
     CommandFailed where a process dies.
@@ -58,7 +68,7 @@ def check(arguments: CheckArguments) -> Path | None:
             deep=arguments.deep,
             jobs=arguments.jobs,
             limit=arguments.limit,
-            progress=_show_progress,
+            progress=progress,
         )
     except BrokenProcessPool as error:
         raise CommandFailed(
@@ -76,16 +86,6 @@ def check(arguments: CheckArguments) -> Path | None:
         message = f"{arguments.data_root}: {losses:,} sensor files are missing or broken; see above what still works."
         raise Degraded(message, arguments.output)
     return arguments.output
-
-
-@contextmanager
-def _show_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    with Progress(description, total) as shown:
-
-        def advance(steps: int) -> None:
-            shown.advance(steps=steps)
-
-        yield advance
 
 
 def check_text(result: CheckResult) -> str:
