@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from datasets.dgp import DgpReader
+from datasets.dgp.reader import DgpReader
 from datasets.faults import InputRefused
 from datasets.frames import LogFrame
 from datasets.nuscenes.reader import NuScenesReader
