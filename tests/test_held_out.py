@@ -11,7 +11,7 @@ from datasets.nuscenes.reader import NuScenesReader
 from datasets.object_paste.database import write_object_database
 from datasets.object_paste.paste import ObjectPaste
 from tests.small_run import small_config
-from tests.test_object_paste import random_object
+from tests.test_object_database import random_object
 from tools.data_shard import ShardArguments, shard
 from tools.open_dataset import open_reader
 from tools.run_config import write_config
