@@ -17,6 +17,7 @@ from tools.class_metrics import class_metrics, distance_thresholds
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Disagreement
 from tools.missing_sensors import MissingSensors
+from tools.open_dataset import DataRoot, tables_root
 from tools.predict import PredictArguments, predict_to_file, refuse_loader_options
 from tools.training.loading import MissingSensorsPolicy
 
@@ -29,7 +30,7 @@ class EvaluateArguments:
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|RESULTS.JSON")]]
     """The run folder of `bevel train`, or detections in nuScenes' results format."""
-    data_root: Path
+    data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
@@ -77,7 +78,8 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, SplitEvaluation, Missin
     if not source.exists():
         raise InputRefused(f"{source}: there is no such run folder or results file.")
     refuse_loader_options(arguments.batch_size, arguments.workers)
-    version = find_version(arguments.data_root, arguments.version)
+    root = tables_root(arguments.data_root)
+    version = find_version(root, arguments.version)
     split = arguments.split or default_split(version, "evaluate")
     folder = source if source.is_dir() else source.parent
     output = arguments.output or folder / f"evaluation-{split_in_file_name(split)}"
@@ -87,7 +89,7 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, SplitEvaluation, Missin
     if source.is_dir():
         missing = predict_to_file(_prediction(arguments), version, split, results)
     print(f"scoring the split {split} of {version}", file=sys.stderr, flush=True)
-    evaluation = evaluate_detections(arguments.data_root, version, results, split, output)
+    evaluation = evaluate_detections(root, version, results, split, output)
     return output, evaluation, missing
 
 

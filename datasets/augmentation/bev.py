@@ -12,7 +12,9 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
-from datasets.samples.sample import EGO_MOTION_FIELDS, Sample
+from datasets.samples.sample import EGO_MOTION_FIELDS, RADAR_POINT_FIELDS, Sample
+
+_RADAR_VELOCITY = [RADAR_POINT_FIELDS.index(name) for name in ("vx_comp", "vy_comp")]
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,25 @@ def augment(sample: Sample, augmented_from_ego: Float64[Tensor, "4 4"]) -> Sampl
     if torch.equal(augmented_from_ego, torch.eye(4, dtype=torch.float64)):
         return sample
     linear, shift = augmented_from_ego[:3, :3].float(), augmented_from_ego[:3, 3].float()
-    lidar, radar = sample.lidar_points, sample.radar_points
+    lidar = sample.lidar_points
     return replace(
         sample,
         ego_from_cam=augmented_from_ego.float() @ sample.ego_from_cam,
         lidar_points=torch.cat([lidar[:, :3] @ linear.T + shift, lidar[:, 3:]], dim=1),
-        radar_points=torch.cat(
-            [radar[:, :3] @ linear.T + shift, radar[:, 3:4], radar[:, 4:6] @ linear[:2, :2].T, radar[:, 6:]], dim=1
-        ),
+        radar_points=_turned_radar(sample.radar_points, linear, shift),
         ego_motion=_turned_ego_motion(sample.ego_motion, linear, shift) * sample.ego_motion_valid[:, None],
         global_from_ego=sample.global_from_ego @ torch.linalg.inv(augmented_from_ego),
         boxes=None if sample.boxes is None else turned_boxes(sample.boxes, augmented_from_ego),
     )
+
+
+def _turned_radar(
+    points: Float32[Tensor, "R 7"], linear: Float32[Tensor, "3 3"], shift: Float32[Tensor, "3"]
+) -> Float32[Tensor, "R 7"]:
+    turned = points.clone()
+    turned[:, :3] = points[:, :3] @ linear.T + shift
+    turned[:, _RADAR_VELOCITY] = points[:, _RADAR_VELOCITY] @ linear[:2, :2].T
+    return turned
 
 
 def turned_boxes(boxes: Boxes3D, augmented_from_ego: Float64[Tensor, "4 4"]) -> Boxes3D:
