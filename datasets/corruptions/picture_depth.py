@@ -3,7 +3,8 @@
 Flat ground (z = 0 in ego) below the horizon; the LiDAR's newest sweep where something stands on it; above, the way
 through a layer of fog. A LiDAR's beams lie degrees apart, so each of its points stands for the few cells around it. Its
 top beams look up by 10 degrees only: what they meet (a house, a tree) goes on upwards as far as the picture is darker
-than its sky. What is no sky and was not reached is taken to stand behind the LiDAR's reach. Without a LiDAR there is the ground alone, and what stands on it fades like the ground behind it.
+than its sky. What is no sky and was not reached is taken to stand behind the LiDAR's reach. Without a LiDAR there is
+the ground alone, and what stands on it fades like the ground behind it.
 """
 
 import math

@@ -97,16 +97,17 @@ class PictureSnow:
         return with_changed_pictures(frame, snowy)
 
     def _flakes(self, pixels: Picture, slant: float, draws: np.random.Generator) -> Float32[Array, "H W"]:
+        """Made at the reference's size and shrunk: noise of fewer pixels would be more of it."""
         height, width = pixels.shape[:2]
-        scale = width / REFERENCE_WIDTH
-        rows, columns = math.ceil(height / (self.zoom * scale)), math.ceil(width / (self.zoom * scale))
-        noise = (self.mean + self.deviation * draws.standard_normal((rows, columns))).astype(np.float32)
-        flakes = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
+        full = REFERENCE_WIDTH, round(REFERENCE_WIDTH * height / width)
+        rows, columns = math.ceil(full[1] / self.zoom), math.ceil(full[0] / self.zoom)
+        noise = np.float32(self.mean) + np.float32(self.deviation) * draws.standard_normal((rows, columns), np.float32)
+        flakes = cv2.resize(noise, full, interpolation=cv2.INTER_LINEAR)
         flakes[flakes < self.threshold] = 0.0
-        taps = np.arange(2 * max(round(self.blur_radius * scale), 1) + 1)
-        weights = np.exp(-0.5 * (taps / (self.blur_deviation * scale)) ** 2)
-        kernel = _falling(weights / weights.sum(), slant)
-        return np.asarray(cv2.filter2D(np.clip(flakes, 0.0, 1.0), -1, kernel), np.float32)
+        taps = np.arange(2 * round(self.blur_radius) + 1)
+        weights = np.exp(-0.5 * (taps / self.blur_deviation) ** 2)
+        blurred = cv2.filter2D(np.clip(flakes, 0.0, 1.0), -1, _falling(weights / weights.sum(), slant))
+        return np.asarray(cv2.resize(blurred, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _veiled(pixels: Picture, frame: LogFrame, channel: str, extinction: float) -> Float32[Array, "H W 3"]:
