@@ -57,7 +57,7 @@ class BlackPictures:
             for channel in frame.images
             if generator_of(seed, "black", frame.token, channel).random() < self.probability
         )
-        return with_changed_pictures(frame, _blackened, black)
+        return with_changed_pictures(frame, _blackened, black) if black else frame
 
 
 def _blackened(channel: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ Numbers are those of the published benchmarks as their code has them; where that
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
 
 from datasets.corruptions.absence import BlackPictures, Dropped, PoseDropped, SomeDropped
 from datasets.corruptions.corruption import Corruption, Together
@@ -27,6 +28,8 @@ METABEV = "MetaBEV (Ge et al. 2023)"
 YU = "Yu et al. 2023"
 OCCLUDED = "Occluded nuScenes (2025)"
 OURS = "ours"
+
+Strength = TypeVar("Strength", int, float)
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,9 @@ def catalogue(sensors: Sensors) -> tuple[Series, ...]:
 def _graded(
     name: str,
     source: str,
-    strengths: Sequence[float],
-    label: Callable[[float], str],
-    corruption: Callable[[float], Corruption],
+    strengths: Sequence[Strength],
+    label: Callable[[Strength], str],
+    corruption: Callable[[Strength], Corruption],
 ) -> Series:
     return Series(name, tuple(Level(label(strength), corruption(strength)) for strength in strengths), source)
 
@@ -120,11 +123,11 @@ def _only(kept: Sequence[Modality], sensors: Sensors) -> Corruption:
 
 def _of_cameras(cameras: tuple[str, ...]) -> list[Series]:
     snow = (
-        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        (0.1, 0.3, 3.0, 0.5, 10.0, 4.0, 0.8),
+        (0.2, 0.3, 2.0, 0.5, 12.0, 4.0, 0.7),
+        (0.55, 0.3, 4.0, 0.9, 12.0, 8.0, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12.0, 8.0, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12.0, 12.0, 0.55),
     )
     dark = ((0.6, 250, 0.008), (0.4, 120, 0.018), (0.3, 50, 0.026))
     rain = ((0.01, 0.2), (0.06, 0.73), (0.1, 1.5625), (0.15, 3.125), (0.2, 7.29))
@@ -134,7 +137,7 @@ def _of_cameras(cameras: tuple[str, ...]) -> list[Series]:
             METABEV,
             range(1, len(cameras) + 1),
             lambda count: f"{count} of {len(cameras)}",
-            lambda count: SomeDropped(cameras, int(count)),
+            lambda count: SomeDropped(cameras, count),
         ),
         _graded("pictures_black", ROBOBEV, (2 / 6, 4 / 6, 5 / 6), lambda p: f"p {p:.2f}", BlackPictures),
         Series("dark", tuple(Level(f"x {f:g}", Darkened(f, 2.0, photons, n)) for f, photons, n in dark), MULTICORRUPT),
@@ -148,7 +151,7 @@ def _of_cameras(cameras: tuple[str, ...]) -> list[Series]:
         _graded(
             "cameras_misaligned",
             YU,
-            (1, 2, 3, 4, 5),
+            (1.0, 2.0, 3.0, 4.0, 5.0),
             lambda degrees: f"{degrees:g} deg",
             lambda degrees: Misaligned(cameras, degrees, _SHIFT_FOR_DEGREE * degrees),
         ),
@@ -185,7 +188,7 @@ def _of_lidar(lidar: str) -> list[Series]:
             MULTICORRUPT,
             (2, 4, 8),
             lambda every: f"{32 / every:g} of 32",
-            lambda every: BeamsReduced(lidar, int(every)),
+            lambda every: BeamsReduced(lidar, every),
         ),
         _graded(
             "points_dropped",
@@ -204,7 +207,7 @@ def _of_lidar(lidar: str) -> list[Series]:
         _graded(
             "view_limited",
             NUSCENES_C,
-            (105, 90, 75, 60, 45),
+            (105.0, 90.0, 75.0, 60.0, 45.0),
             lambda half: f"+-{half:g} deg",
             lambda half: FieldOfView(lidar, half),
         ),
@@ -214,7 +217,7 @@ def _of_lidar(lidar: str) -> list[Series]:
         _graded(
             "lidar_misaligned",
             YU,
-            (1, 2, 3, 4, 5),
+            (1.0, 2.0, 3.0, 4.0, 5.0),
             lambda degrees: f"{degrees:g} deg",
             lambda degrees: Misaligned((lidar,), degrees, _SHIFT_FOR_DEGREE * degrees),
         ),
@@ -240,7 +243,7 @@ def _of_radars(radars: tuple[str, ...]) -> list[Series]:
             OURS,
             range(1, len(radars) + 1),
             lambda count: f"{count} of {len(radars)}",
-            lambda count: SomeDropped(radars, int(count)),
+            lambda count: SomeDropped(radars, count),
         ),
         _graded(
             "radar_returns_dropped",

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from datasets.frames import LogFrame
 Past = Callable[[int], LogFrame]
 
 
+@runtime_checkable
 class Corruption(Protocol):
     """One way to spoil a frame, as a frozen dataclass of its strengths.
 

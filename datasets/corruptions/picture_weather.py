@@ -105,7 +105,7 @@ class PictureSnow:
         flakes = cv2.resize(noise, full, interpolation=cv2.INTER_LINEAR)
         flakes[flakes < self.threshold] = 0.0
         taps = np.arange(2 * round(self.blur_radius) + 1)
-        weights = np.exp(-0.5 * (taps / self.blur_deviation) ** 2)
+        weights = np.exp(-0.5 * (taps / self.blur_deviation) ** 2).astype(np.float32)
         blurred = cv2.filter2D(np.clip(flakes, 0.0, 1.0), -1, _falling(weights / weights.sum(), slant))
         return np.asarray(cv2.resize(blurred, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
