@@ -92,8 +92,8 @@ def annotated_rows(
 ) -> TrackRows:
     """The annotated tracks: within range, with at least one point, not in a bicycle rack; then filled.
 
-    Within a frame by annotation token (the devkit has the order of its table, which tells only where two assignments
-    have exactly the same cost).
+    Within a frame in the order of the table, which matters: a predicted track that two annotated ones followed before
+    goes on with the first of them.
     """
     names = [CLASS_OF_CATEGORY.get(category) for category in index.categories]
     label_of_category = np.array(
@@ -105,6 +105,7 @@ def annotated_rows(
         records = scene.annotations
         labels = label_of_category[index.category_of_instance[records.instance]]
         kept = np.flatnonzero((labels >= 0) & (records.num_lidar_pts + records.num_radar_pts != 0))
+        kept = kept[np.lexsort((records.table_row[kept], records.sample[kept]))]
         parts.append(
             TrackRows(
                 frame=first + records.sample[kept].astype(np.int64),
