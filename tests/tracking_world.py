@@ -82,9 +82,8 @@ def _add_scene(
     # Keyframes are about half a second apart: 0.45 to 0.55.
     times = START_US + number * 10**9 + np.cumsum(random.integers(450_000, 550_000, keyframes))
     tokens = [f"{name}-sample-{row:03d}" for row in range(keyframes)]
-    tables["log"].append(
-        {"token": f"{name}-log", "logfile": name, "vehicle": "n", "date_captured": "2018-08-01", "location": "boston-seaport"}
-    )  # fmt: skip
+    log = {"token": f"{name}-log", "logfile": name, "vehicle": "n", "date_captured": "2018-08-01"}
+    tables["log"].append(log | {"location": "boston-seaport"})
     tables["map"][0]["log_tokens"].append(f"{name}-log")
     tables["scene"].append(
         {
@@ -122,11 +121,10 @@ def _add_scene(
             }
         )
     tracks = [_track(random, name, track, ego, tokens, categories) for track in range(objects)]
-    for instance, annotations in tracks:
-        tables["instance"].append(instance)
-    # By sample and by token, as the index has them: exact ties between objects then have one order everywhere.
+    tables["instance"] += [instance for instance, _ in tracks]
+    # In any order, which the official figures depend on.
     rows = [annotation for _, annotations in tracks for annotation in annotations]
-    tables["sample_annotation"] += sorted(rows, key=lambda row: (row["sample_token"], row["token"]))
+    tables["sample_annotation"] += [rows[place] for place in random.permutation(len(rows))]
 
 
 def _track(

@@ -14,6 +14,7 @@ from datasets.nuscenes.splits import default_split, split_in_file_name
 from datasets.nuscenes.tables import find_version
 from tools.class_metrics import class_metrics, distance_thresholds
 from tools.devices import DeviceChoice, limit_threads
+from tools.evaluate_tracking import score_tracks, tracking_text
 from tools.exit_codes import Degraded
 from tools.missing_sensors import MissingSensors
 from tools.predict import PredictArguments, predict_to_file, refuse_loader_options
@@ -41,6 +42,8 @@ class EvaluateArguments:
     """What to do about sensor files that are missing or broken."""
     strict: bool = False
     """Exit code 4 if sensors were missing."""
+    tracking: bool = False
+    """Score tracks (AMOTA) instead: those of the results, or made of the detections."""
     device: DeviceChoice = "auto"
     threads: int | None = None
     """CPU threads, otherwise as many as cores."""
@@ -51,10 +54,17 @@ def evaluate(arguments: EvaluateArguments) -> Path:
 
     Raises InputRefused for bad input, and with `strict` Degraded where sensors were missing.
     """
-    output, metrics, missing = measure(arguments)
-    print(metrics_text(metrics))
-    if (note := incomplete_split_text(metrics)) is not None:
-        print(note)
+    if arguments.tracking:
+        to_score = find_or_detect(arguments)
+        output, missing = to_score.output, to_score.missing
+        print(
+            tracking_text(score_tracks(arguments.data_root, to_score.version, to_score.results, to_score.split, output))
+        )
+    else:
+        output, metrics, missing = measure(arguments)
+        print(metrics_text(metrics))
+        if (note := incomplete_split_text(metrics)) is not None:
+            print(note)
     print(missing.table())
     if arguments.strict and missing.broken_count:
         raise Degraded(missing.strict_text(), output)
@@ -63,6 +73,25 @@ def evaluate(arguments: EvaluateArguments) -> Path:
 
 def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, MissingSensors]:
     """As `evaluate`, without a word: the output folder, the metrics and which sensors were missing."""
+    found = find_or_detect(arguments)
+    print(f"scoring the split {found.split} of {found.version} with nuscenes-devkit", file=sys.stderr, flush=True)
+    metrics = evaluate_detections(arguments.data_root, found.version, found.results, found.split, found.output)
+    return found.output, metrics, found.missing
+
+
+@dataclass(frozen=True)
+class ToScore:
+    """A results file, of which split and version, the folder for its metrics, and which sensors were missing."""
+
+    results: Path
+    version: str
+    split: str
+    output: Path
+    missing: MissingSensors
+
+
+def find_or_detect(arguments: EvaluateArguments) -> ToScore:
+    """The results that are to be scored; a run's are made first. Raises InputRefused for bad input."""
     limit_threads(arguments.threads)
     source, missing = arguments.source, MissingSensors()
     if not source.exists():
@@ -78,9 +107,7 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, DetectionMetrics, Missi
     if source.is_dir():
         results = output / "results.json"
         missing = predict_to_file(_prediction(arguments), version, split, results)
-    print(f"scoring the split {split} of {version} with nuscenes-devkit", file=sys.stderr, flush=True)
-    metrics = evaluate_detections(arguments.data_root, version, results, split, output)
-    return output, metrics, missing
+    return ToScore(results, version, split, output, missing)
 
 
 def _prediction(arguments: EvaluateArguments) -> PredictArguments:

@@ -69,15 +69,24 @@ def tracks_of_results(path: Path, content: Any) -> dict[str, Tracks]:
     return {token: _read_sample(path, token, records) for token, records in results.items()}
 
 
-def holds_tracks(content: Any) -> bool:
-    """Whether the content of a results file is of tracking: its first box has a tracking_id.
+def holds_tracks(path: Path) -> bool:
+    """Whether a results file is of tracking: its first box has a tracking_id.
 
-    False for a file without any box, which is no results of tracking more than of detection.
+    False for one without any box, which is of detection as well. Raises InputRefused for a file that is not JSON.
     """
+    content = read_json(path)
     results = content.get("results") if isinstance(content, dict) else None
     samples = results.values() if isinstance(results, dict) else ()
     first = next((records[0] for records in samples if isinstance(records, list) and records), None)
     return isinstance(first, dict) and "tracking_id" in first
+
+
+def modalities_of_results(path: Path) -> tuple[str, ...]:
+    """What the detector used, as `meta` of a results file (of either task) has it: camera, lidar, radar."""
+    content = read_json(path)
+    meta = content.get("meta") if isinstance(content, dict) else None
+    flags = meta if isinstance(meta, dict) else {}
+    return tuple(sensor for sensor in ("camera", "lidar", "radar") if flags.get(f"use_{sensor}") is True)
 
 
 def _sample_records(token: str, tracks: Tracks) -> list[dict[str, Any]]:

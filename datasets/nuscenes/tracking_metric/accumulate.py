@@ -25,13 +25,13 @@ class ClassFrames(NamedTuple):
     """One class of a split: A annotated and B predicted boxes in F frames, K annotated tracks numbered from 0.
 
     A NamedTuple, because compiled loops take it whole. The boxes of frame f are the rows from `*_starts[f]` to
-    `*_starts[f + 1]`. `distances`: metres, a frame's annotations (rows) by its predictions, from `distance_starts[f]`
-    on. `to_best_alone`: see `frame_distances`.
+    `*_starts[f + 1]` (E: F + 1). `distances`: metres, a frame's annotations (rows) by its predictions, from
+    `distance_starts[f]` on. `to_best_alone`: see `frame_distances`.
     """
 
-    truth_starts: Int64[Array, "F+1"]
+    truth_starts: Int64[Array, "E"]
     truth_track: Int64[Array, "A"]
-    found_starts: Int64[Array, "F+1"]
+    found_starts: Int64[Array, "E"]
     found_track: Int64[Array, "B"]
     found_score: Float64[Array, "B"]
     distances: Float64[Array, "D"]
@@ -183,9 +183,7 @@ def _follow(frames: ClassFrames, min_score: float, match_distance: float) -> _Ev
 
 
 @compiled
-def _take_distances(
-    frames: ClassFrames, frame: int, chosen: Int64[Array, "C"], costs: Float64[Array, "R C"]
-) -> None:
+def _take_distances(frames: ClassFrames, frame: int, chosen: Int64[Array, "C"], costs: Float64[Array, "R C"]) -> None:
     """Fill in the distances of a frame's rows to the predictions (C) that were chosen."""
     truth_first, found_first = frames.truth_starts[frame], frames.found_starts[frame]
     width = frames.found_starts[frame + 1] - found_first

@@ -26,15 +26,15 @@ _WORST = {
     "motp": 2.0,
     "mt": 0.0,
     "ml": -1.0,
-    "faf": 500,
-    "gt": -1,
+    "faf": 500.0,
+    "gt": -1.0,
     "tp": 0.0,
     "fp": -1.0,
     "fn": -1.0,
     "ids": -1.0,
     "frag": -1.0,
-    "tid": 20,
-    "lgd": 20,
+    "tid": 20.0,
+    "lgd": 20.0,
 }
 # Of the devkit's plots, which only its own code draws: without them it does not read a summary back.
 _COLORS = {

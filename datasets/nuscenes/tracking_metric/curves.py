@@ -93,9 +93,7 @@ def over_classes(by_class: Mapping[str, Mapping[str, float]]) -> dict[str, float
     return overall
 
 
-def _thresholds(
-    frames: ClassFrames, config: TrackingMetricConfig
-) -> tuple[Float64[Array, "T"], Float64[Array, "T"]]:
+def _thresholds(frames: ClassFrames, config: TrackingMetricConfig) -> tuple[Float64[Array, "T"], Float64[Array, "T"]]:
     """Scores (T) at which the recalls (T) would be reached, highest recall first; NaN for recalls that are not."""
     scores = np.sort(scores_of_matches(frames, config.match_distance))[::-1]
     if len(scores) == 0:
@@ -110,7 +108,7 @@ def _thresholds(
 def _figures(counts: ClearCounts, boxes: int) -> dict[str, float]:
     detected = counts.matches + counts.switches
     wrong = counts.misses + counts.switches + counts.false_positives
-    return {
+    figures = {
         "recall": detected / boxes,
         "motar": _motar(counts, boxes),
         "gt": boxes,
@@ -127,6 +125,7 @@ def _figures(counts: ClearCounts, boxes: int) -> dict[str, float]:
         "tid": counts.until_found / counts.tracked if counts.tracked else math.nan,
         "lgd": counts.longest_gaps / counts.tracked if counts.tracked else math.nan,
     }
+    return {name: float(value) for name, value in figures.items()}
 
 
 def _motar(counts: ClearCounts, boxes: int) -> float:
@@ -142,4 +141,4 @@ def _worst(name: str, boxes: int, tracks: int, config: TrackingMetricConfig) -> 
     """What a figure counts with where no prediction matches at all."""
     if config.worst[name] != -1:
         return config.worst[name]
-    return {"ml": tracks, "gt": boxes, "fn": boxes}.get(name, math.nan)
+    return float({"ml": tracks, "gt": boxes, "fn": boxes}.get(name, math.nan))

@@ -29,12 +29,12 @@ class FrameDistances:
 
 def frame_distances(
     truth: Float64[Array, "A 2"],
-    truth_starts: Int64[Array, "F+1"],
+    truth_starts: Int64[Array, "E"],
     found: Float64[Array, "B 2"],
-    found_starts: Int64[Array, "F+1"],
+    found_starts: Int64[Array, "E"],
     scores: Float64[Array, "B"],
 ) -> FrameDistances:
-    """Distances of the boxes of F frames; those of frame f are `truth[truth_starts[f] : truth_starts[f + 1]]`."""
+    """Distances of the boxes of F frames (E: F + 1); those of frame f are the rows from `*_starts[f]` to the next."""
     sizes = np.diff(truth_starts) * np.diff(found_starts)
     starts = np.cumsum(sizes) - sizes
     flat = np.empty(int(sizes.sum()))

@@ -88,7 +88,7 @@ def _check_lidar(index: NuScenesIndex, scene: SceneRecords, where: str) -> None:
 
 
 def annotated_rows(
-    index: NuScenesIndex, scenes: Sequence[SceneRecords], frames: Frames, ranges: Mapping[str, float]
+    index: NuScenesIndex, scenes: Sequence[SceneRecords], frames: Frames, ranges: Mapping[str, int]
 ) -> TrackRows:
     """The annotated tracks: within range, with at least one point, not in a bicycle rack; then filled.
 
@@ -118,7 +118,7 @@ def annotated_rows(
     return filled(in_sight(concatenated(parts), frames, ranges), frames)
 
 
-def predicted_rows(tracks: Mapping[str, Tracks], frames: Frames, ranges: Mapping[str, float]) -> TrackRows:
+def predicted_rows(tracks: Mapping[str, Tracks], frames: Frames, ranges: Mapping[str, int]) -> TrackRows:
     """The tracks of a results file: within range, not in a bicycle rack, each with its mean score; then filled.
 
     A name stands for one track in each scene, whatever the classes of its boxes.
@@ -153,7 +153,7 @@ def concatenated(parts: Sequence[TrackRows]) -> TrackRows:
     )
 
 
-def in_sight(rows: TrackRows, frames: Frames, ranges: Mapping[str, float]) -> TrackRows:
+def in_sight(rows: TrackRows, frames: Frames, ranges: Mapping[str, int]) -> TrackRows:
     """The boxes nearer than their class's range, without two-wheelers whose centre is in a bicycle rack."""
     offsets = rows.center[:, :2] - frames.ego_position[rows.frame, :2]
     distances = np.sqrt(offsets[:, 0] * offsets[:, 0] + offsets[:, 1] * offsets[:, 1])
