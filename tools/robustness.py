@@ -9,13 +9,13 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from datasets.nuscenes.evaluation import DetectionMetrics, check_ground_truth, evaluate_detections
 
 from datasets.atomic_file import write_atomically
 from datasets.corruptions.catalogue import Sensors, Series, catalogue
 from datasets.corruptions.corruption import Corruption, Together
 from datasets.corruptions.reader import CorruptedReader
 from datasets.faults import InputRefused
-from datasets.nuscenes.evaluation import DetectionMetrics, check_ground_truth, evaluate_detections
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
 from datasets.nuscenes.splits import default_split, scenes_of_split, split_in_file_name

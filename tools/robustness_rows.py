@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from datasets.nuscenes.evaluation import DetectionMetrics
 from pydantic import TypeAdapter, ValidationError
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
-from datasets.nuscenes.evaluation import DetectionMetrics
 from tools.class_metrics import class_metrics
 
 CLEAN = "clean"
