@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datasets.boxes import Boxes3D
 from datasets.samples.sample import EGO_MOTION_FIELDS, Sample
+from datasets.sensors.moved_points import moved_points
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,12 @@ def augment(sample: Sample, augmented_from_ego: Float64[Tensor, "4 4"]) -> Sampl
     if torch.equal(augmented_from_ego, torch.eye(4, dtype=torch.float64)):
         return sample
     linear, shift = augmented_from_ego[:3, :3].float(), augmented_from_ego[:3, 3].float()
-    lidar, radar = sample.lidar_points, sample.radar_points
+    radar = moved_points(sample.radar_points, augmented_from_ego)
     return replace(
         sample,
         ego_from_cam=augmented_from_ego.float() @ sample.ego_from_cam,
-        lidar_points=torch.cat([lidar[:, :3] @ linear.T + shift, lidar[:, 3:]], dim=1),
-        radar_points=torch.cat(
-            [radar[:, :3] @ linear.T + shift, radar[:, 3:4], radar[:, 4:6] @ linear[:2, :2].T, radar[:, 6:]], dim=1
-        ),
+        lidar_points=moved_points(sample.lidar_points, augmented_from_ego),
+        radar_points=torch.cat([radar[:, :4], radar[:, 4:6] @ linear[:2, :2].T, radar[:, 6:]], dim=1),
         ego_motion=_turned_ego_motion(sample.ego_motion, linear, shift) * sample.ego_motion_valid[:, None],
         global_from_ego=sample.global_from_ego @ torch.linalg.inv(augmented_from_ego),
         boxes=None if sample.boxes is None else turned_boxes(sample.boxes, augmented_from_ego),

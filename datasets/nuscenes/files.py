@@ -86,11 +86,15 @@ def read_radar_sweep(root: Path, filename: str) -> SweepFile:
         cut = header.points * header.point_type.itemsize <= _MAX_FILE_BYTES
         raise SensorFileError(FaultReason.TRUNCATED if cut else FaultReason.HEADER_MISMATCH, detail)
     records = np.frombuffer(content, dtype=header.point_type, count=header.points, offset=header.data_start)
+    columns = np.empty((header.points, len(RADAR_FIELDS)), np.float32)
     # A double too large for float32 becomes infinite here, and is dropped as such below.
     with np.errstate(over="ignore"):
-        columns = [records[name].astype(np.float32) for name in RADAR_FIELDS]
-    points = torch.from_numpy(np.stack(columns, axis=1))
-    if len(points) and bool(points[0].isnan().any()):
+        for column, name in enumerate(RADAR_FIELDS):
+            columns[:, column] = records[name]
+    points = torch.from_numpy(columns)
+    if np.isfinite(columns).all():
+        return SweepFile(points, "")
+    if bool(points[0].isnan().any()):
         return SweepFile(points[:0], "")
     return _finite(points, RADAR_FIELDS, filename)
 
@@ -246,9 +250,21 @@ def parse_pcd_header(content: bytes, filename: str) -> PcdHeader:
 
     Raises SensorFileError BAD_HEADER or HEADER_MISMATCH.
     """
+    data = content.find(b"\nDATA ", 0, _MAX_PCD_HEADER_BYTES)
+    end = content.find(b"\n", data + 1, _MAX_PCD_HEADER_BYTES) + 1 if data >= 0 else 0
+    try:
+        # Radars write the same few headers again and again: what is understood of one is remembered.
+        return _parsed(content[:end]) if end else _parsed.__wrapped__(content[:_MAX_PCD_HEADER_BYTES])
+    except SensorFileError as error:
+        raise SensorFileError(error.reason, f"{filename}: {error.detail}") from None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(content: bytes) -> PcdHeader:
+    """What `parse_pcd_header` says; the errors do not name the file."""
 
     def bad(problem: str) -> SensorFileError:
-        return SensorFileError(FaultReason.BAD_HEADER, f"{filename}: {problem}")
+        return SensorFileError(FaultReason.BAD_HEADER, problem)
 
     entries: dict[str, list[str]] = {}
     start = 0
@@ -281,6 +297,6 @@ def parse_pcd_header(content: bytes, filename: str) -> PcdHeader:
     except (KeyError, ValueError, IndexError):
         raise bad("SIZE, TYPE, WIDTH, HEIGHT or POINTS is missing or not understood") from None
     if width < 0 or height < 0 or points != width * height:
-        detail = f"{filename}: WIDTH {width} x HEIGHT {height} do not make POINTS {points}"
+        detail = f"WIDTH {width} x HEIGHT {height} do not make POINTS {points}"
         raise SensorFileError(FaultReason.HEADER_MISMATCH, detail)
     return PcdHeader(np.dtype(list(zip(names, columns, strict=True))), points, start)
