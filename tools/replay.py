@@ -250,7 +250,7 @@ class SceneReplay:
         picture = convert.compressed_image(
             frame.timestamp_us,
             convert.BASE_LINK,
-            _fused_picture(predictions.bev[0].cpu(), self._config.detector.fusion.stride),
+            _fused_picture(predictions.bev[0].cpu(), self._config.detector.patch),
         )
         log.write("/bev/fused", moment, picture)
 

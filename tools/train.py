@@ -15,6 +15,7 @@ from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.truth import load_truth
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.samples.fusion_dataset import FusionDataset
+from perception.fusion.build import FusionKind, fusion_config
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
 from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
@@ -44,6 +45,8 @@ class TrainArguments:
     """Evaluate on this split at the end."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET."""
+    fusion: FusionKind | None = None
+    """How the sensors become one, instead of the config's way."""
     steps: int | None = None
     """Steps, instead of the config's."""
     workers: int | None = None
@@ -100,6 +103,8 @@ def training_config(arguments: TrainArguments) -> RunConfig:
     """The preset or the config file, with what the command line changes."""
     config = preset_or_config(arguments.config)
     try:
+        if arguments.fusion is not None and arguments.fusion != config.detector.fusion.kind:
+            config = replace(config, detector=replace(config.detector, fusion=fusion_config(arguments.fusion)))
         if arguments.steps is not None:
             config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))
         if arguments.workers is not None:
@@ -114,7 +119,8 @@ def training_config(arguments: TrainArguments) -> RunConfig:
 def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
     """The command that goes on with this run."""
     words = ["bevel", "train", arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
-    for option in ("version", "split", "val_split", "steps", "workers", "missing_sensors", "device", "threads"):
+    options = ("version", "split", "val_split", "fusion", "steps", "workers", "missing_sensors", "device", "threads")
+    for option in options:
         value = getattr(arguments, option)
         if value != getattr(TrainArguments, option):
             words += [f"--{option.replace('_', '-')}", str(value)]

@@ -123,12 +123,13 @@ class DetectorView:
     def detections(self, frame: LogFrame) -> tuple[Boxes3D | None, FusedView | None]:
         """The boxes in ego, the fused features and the weight of each modality."""
         boxes, predictions = detect_frame(self._detector, self._config.sample, frame)
+        weights = predictions.modality_weights
         fused = FusedView(
             bev=predictions.bev[0].cpu(),
             grid=self._config.detector.grid,
-            patch=self._config.detector.fusion.stride,
-            modality_names=MODALITIES,
-            modality_weights=predictions.modality_weights[0].cpu(),
+            patch=self._config.detector.patch,
+            modality_names=MODALITIES[: 0 if weights is None else weights.shape[1]],
+            modality_weights=None if weights is None else weights[0].cpu(),
         )
         return boxes[boxes.scores >= self._min_score], fused
 
