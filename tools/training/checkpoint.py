@@ -2,7 +2,7 @@
 
     checkpoints/step_00000500/   weights.safetensors      the moving average: what is evaluated
                                  raw_weights.safetensors  the weights that training goes on from
-                                 optimizer.safetensors    Adam's moments, by parameter name
+                                 optimizer.safetensors    the moments, by parameter name
                                  state.json               step, and what the run was trained on
                                  manifest.json            the sha256 of each of these files
     checkpoints/last             the name of the newest

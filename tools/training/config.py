@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from datasets.augmentation.augmenter import Augmentation
 from tools.training.order import Sampling
@@ -9,7 +10,7 @@ from tools.training.order import Sampling
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The optimiser (AdamW), its schedule and what is done to the data. Exactly one of `steps`, `epochs` is set."""
+    """The optimiser, its schedule and what is done to the data. Exactly one of `steps`, `epochs` is set."""
 
     batch_size: int
     """Samples in a batch, of each process."""
@@ -18,6 +19,8 @@ class TrainingConfig:
     reference_batch_size: int
     """The learning rate is scaled by the square root of the real batch over this one (Malladi et al. 2022: the rule
     for Adam), so that a published rate for 32 does not explode at 2."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: matrices and convolutions by Muon (tools/training/muon.py), the rest by AdamW, at the same rate."""
     steps: int | None = None
     epochs: float | None = None
     weight_decay: float = 0.01

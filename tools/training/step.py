@@ -12,6 +12,7 @@ from perception.detector import Detector
 from perception.losses import Losses
 from perception.modality_dropout import drop_modalities
 from tools.training.config import TrainingConfig
+from tools.training.muon import Muon, is_matrix
 from tools.training.processes import Processes
 
 
@@ -41,13 +42,27 @@ class StepResult:
 
 
 def make_optimizer(detector: Detector, config: TrainingConfig) -> Optimizer:
-    """AdamW. Biases, norms and other vectors are not decayed: pulling them to zero regularises nothing."""
-    parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    """The optimiser of the config. Biases, norms and other vectors are not decayed: pulling them to zero regularises
+    nothing.
+    """
+    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    matrices = {
+        parameter
+        for module in detector.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if config.optimizer == "muon" and is_matrix(name, parameter)
+    }
+    others = [parameter for parameter in trained if parameter not in matrices]
     groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": config.weight_decay, "matrix": False},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0, "matrix": False},
     ]
-    return AdamW(groups, lr=config.learning_rate)
+    if config.optimizer == "adamw":
+        return AdamW(groups, lr=config.learning_rate)
+    chosen = [parameter for parameter in trained if parameter in matrices]
+    return Muon(
+        [{"params": chosen, "weight_decay": config.weight_decay, "matrix": True}, *groups], lr=config.learning_rate
+    )
 
 
 def seed_step(seed: int, step: int, rank: int) -> torch.Generator:
@@ -72,8 +87,8 @@ def training_step(
 ) -> StepResult:
     """One step on a batch on the CPU; `model` gives its Losses.
 
-    Where the loss or a gradient is not finite, in any process, the step is skipped in all: the weights and Adam's
-    moments are not touched, and batch norm's statistics, which the forward pass has changed by then, are put back.
+    Where the loss or a gradient is not finite, in any process, the step is skipped in all: the weights and the moments
+    are not touched, and batch norm's statistics, which the forward pass has changed by then, are put back.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
