@@ -236,6 +236,8 @@ def _pair_the_rest(costs: Float64[Array, "R C"], match_distance: float, pair: In
                 by_column[column] += 1
                 most = max(most, by_row[row], by_column[column])
                 farthest = max(farthest, costs[row, column])
+    if most == 0:
+        return
     # Pairs that are too far cost so much that one of them is worse than all near ones together. The whole matrix,
     # rows that have a pair included, as py-motmetrics has it: among equal sums the same one is then chosen.
     priced = np.full((rows, columns), 2.0 * min(rows, columns) * (farthest + 1.0) + 1.0)
