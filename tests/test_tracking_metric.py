@@ -97,15 +97,15 @@ def assert_equal(metrics: TrackingMetrics, summary: Row, details: Row) -> None:
 
 ALL = tuple(CATEGORIES)
 CASES: dict[str, tuple[Mistakes, tuple[str, ...], int]] = {
-    "perfect": (Mistakes(), ALL, 4),
+    "perfect": (Mistakes(), ALL, 3),
     "everything wrong": (
         Mistakes(noise=0.6, missed=0.2, renamed=0.1, swapped=0.1, doubled=0.1, strangers=2.0, other_class=0.1),
         ALL,
         3,
     ),
-    "ties in score": (Mistakes(noise=0.3, missed=0.1, doubled=0.4, swapped=0.2, strangers=1.0, levels=2), ALL, 6),
-    "one score for all": (Mistakes(swapped=0.3, doubled=0.5, levels=1), ALL, 40),
-    "fragments": (Mistakes(noise=0.2, missed=0.6), ("vehicle.car",), 40),
+    "ties in score": (Mistakes(noise=0.3, missed=0.1, doubled=0.4, swapped=0.2, strangers=1.0, levels=2), ALL, 4),
+    "one score for all": (Mistakes(swapped=0.3, doubled=0.5, levels=1), ALL, 4),
+    "fragments": (Mistakes(noise=0.2, missed=0.6), ("vehicle.car",), 5),
     "switches": (Mistakes(swapped=0.5, renamed=0.2), ("human.pedestrian.adult",), 5),
     "hardly a match": (Mistakes(noise=3.0, missed=0.5), ("vehicle.truck", "vehicle.car"), 5),
     "in bicycle racks": (
@@ -147,7 +147,7 @@ def test_equal_on_real_tracks_with_noise(real_data: Path, tmp_path: Path) -> Non
     mistakes = Mistakes(noise=0.5, missed=0.1, renamed=0.02, swapped=0.01, doubled=0.05, strangers=2.0)
     results = results_with(root, mistakes, 0)
     metrics = ours(root, results, config, tmp_path)
-    assert metrics.overall["ids"] > 50
+    assert metrics.overall["ids"] > 10
     assert_equal(metrics, *devkit(root, results, config, tmp_path))
 
 

@@ -221,31 +221,34 @@ def _keep_pairs(
 def _pair_the_rest(costs: Float64[Array, "R C"], match_distance: float, pair: Int64[Array, "R"]) -> None:
     """Assign the rows and columns that are in no pair yet: as many pairs as can be, at the least sum of distances."""
     rows, columns = costs.shape
-    near = costs < match_distance
+    taken = np.zeros(columns, dtype=np.bool_)
     for row in range(rows):
         if pair[row] >= 0:
-            near[row, :] = False
-            near[:, pair[row]] = False
+            taken[pair[row]] = True
+    near = np.zeros((rows, columns), dtype=np.bool_)
     by_row, by_column = np.zeros(rows, dtype=np.int64), np.zeros(columns, dtype=np.int64)
-    farthest = 0.0
+    most, farthest = 0, 0.0
     for row in range(rows):
         for column in range(columns):
-            if near[row, column]:
+            if pair[row] < 0 and not taken[column] and costs[row, column] < match_distance:
+                near[row, column] = True
                 by_row[row] += 1
                 by_column[column] += 1
+                most = max(most, by_row[row], by_column[column])
                 farthest = max(farthest, costs[row, column])
-    if by_row.sum() == 0:
-        return
-    if by_row.max() == 1 and by_column.max() == 1:  # no choice: every pair that is near is taken
-        for row in range(rows):
-            for column in range(columns):
-                if near[row, column]:
-                    pair[row] = column
+    if most == 0:
         return
     # Pairs that are too far cost so much that one of them is worse than all near ones together. The whole matrix,
     # rows that have a pair included, as py-motmetrics has it: among equal sums the same one is then chosen.
-    forbidden = 2.0 * min(rows, columns) * (farthest + 1.0) + 1.0
-    assigned = least_cost(np.where(near, costs, forbidden))
+    priced = np.full((rows, columns), 2.0 * min(rows, columns) * (farthest + 1.0) + 1.0)
     for row in range(rows):
-        if assigned[row] >= 0 and near[row, assigned[row]]:
-            pair[row] = assigned[row]
+        for column in range(columns):
+            if near[row, column]:
+                priced[row, column] = costs[row, column]
+                if most == 1:  # no choice: every pair that is near is taken
+                    pair[row] = column
+    if most > 1:
+        assigned = least_cost(priced)
+        for row in range(rows):
+            if assigned[row] >= 0 and near[row, assigned[row]]:
+                pair[row] = assigned[row]
