@@ -49,7 +49,8 @@ class EvaluationBench:
 @dataclass(frozen=True)
 class EvaluationFigures:
     """Costs of each step, ours and the devkit's, in one process; peak memory (MiB) in processes of their own, the
-    devkit's without its last step. `same_curves` of `curves` are equal to the last bit, `same_figures` tells whether mAP, NDS and errors are.
+    devkit's without its last step. `same_curves` of `curves` are equal to the last bit, `same_figures` tells whether
+    mAP, NDS and errors are.
     """
 
     samples: int
