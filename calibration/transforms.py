@@ -1,5 +1,6 @@
 """Rigid transforms between frames, as 4x4 float64 matrices called `a_from_b`."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,11 +26,21 @@ def from_quaternion(quaternion_wxyz: Sequence[float], translation: Sequence[floa
     Raises ValueError where the quaternion's length is not 1 within 1e-3 (a zero quaternion is no rotation).
     """
     w, x, y, z = quaternion_wxyz
-    norm = float(np.linalg.norm([w, x, y, z]))
+    norm = math.sqrt(w * w + x * x + y * y + z * z)
     if not abs(norm - 1.0) <= 1e-3:
         raise ValueError(f"a rotation quaternion must have length 1, this one has {norm:.4g}")
-    matrix = Rotation.from_quat([x, y, z, w]).as_matrix()
-    return rigid(torch.from_numpy(matrix), torch.tensor(list(translation), dtype=torch.float64))
+    w, x, y, z = w / norm, x / norm, y / norm, z / norm
+    east, north, up = translation
+    # Written out: a frame has sixty poses, and any library's ways to a matrix take as long as reading a sweep.
+    return torch.tensor(
+        [
+            [w * w + x * x - y * y - z * z, 2.0 * (x * y - z * w), 2.0 * (x * z + y * w), east],
+            [2.0 * (x * y + z * w), w * w - x * x + y * y - z * z, 2.0 * (y * z - x * w), north],
+            [2.0 * (x * z - y * w), 2.0 * (y * z + x * w), w * w - x * x - y * y + z * z, up],
+            [0.0, 0.0, 0.0, 1.0],
+        ],
+        dtype=torch.float64,
+    )
 
 
 def to_quaternion(a_from_b: Float[Tensor, "4 4"]) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""The ten classes and eight attributes of the nuScenes detection task, in nuScenes' order."""
+"""The classes and attributes of the nuScenes tasks, in nuScenes' order: ten to detect, seven of them to track."""
 
 DETECTION_CLASSES: tuple[str, ...] = (
     "car",
@@ -12,6 +12,9 @@ DETECTION_CLASSES: tuple[str, ...] = (
     "pedestrian",
     "traffic_cone",
 )
+
+# The seven classes of the nuScenes tracking task, in nuScenes' order: what does not move is not tracked.
+TRACKING_CLASSES: tuple[str, ...] = ("bicycle", "bus", "car", "motorcycle", "pedestrian", "trailer", "truck")
 
 ATTRIBUTES: tuple[str, ...] = (
     "vehicle.moving",

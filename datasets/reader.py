@@ -1,4 +1,4 @@
-"""What a source of recorded frames has to do: another dataset is one file with such a class (datasets/dgp.py).
+"""What a source of recorded frames has to do: another dataset is such a class (datasets/dgp/).
 
 Samples, training, prediction and pictures need nothing else. A LogFrame says the rest by itself: which channels there
 are (names as nuScenes has them, since a network's views are in that order), cameras of any size, sweeps in the frame

@@ -86,7 +86,8 @@ class ImageBackbone(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "K 3 H W"]) -> Float[Tensor, "K F V U"]:
         """The features of K >= 1 images."""
-        pixels = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        # In place: fresh memory for each step would cost more than the arithmetic.
+        pixels = images.to(self.mean.dtype, memory_format=torch.channels_last).sub_(self.mean).div_(self.std)
         stages: tuple[Tensor, ...] = self.resnet(pixels).feature_maps
         merged: Tensor | None = None
         for stage, lateral in zip(reversed(stages), reversed(self.laterals), strict=True):

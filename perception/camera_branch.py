@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from perception.backbone import BackboneConfig, ImageBackbone
@@ -26,6 +26,22 @@ class CameraConfig:
             raise ValueError(f"width must be at least 1, not {self.width}")
 
 
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of the K cameras that are there. Feature (v, u) is of the pixel (v, u) * stride of its picture.
+
+    sample_index (K): whose each camera is. image_size: (H, W) of the pictures.
+    """
+
+    features: Float[Tensor, "K F V U"]
+    intrinsics: Float32[Tensor, "K 3 3"]
+    ego_from_cam: Float32[Tensor, "K 4 4"]
+    sample_index: Int64[Tensor, "K"]
+    batch_size: int
+    image_size: tuple[int, int]
+    stride: int
+
+
 class CameraBranch(nn.Module):
     """Images with their calibration to (B, C, Y, X). A sample without a camera gets zeros."""
 
@@ -46,13 +62,36 @@ class CameraBranch(nn.Module):
         camera_available: Bool[Tensor, "B N"],
     ) -> Float[Tensor, "B C Y X"]:
         """The cameras' BEV map. What stands in the pixels of an unavailable camera plays no part."""
-        batch_size = len(images)
-        sample, camera = torch.nonzero(camera_available, as_tuple=True)
-        if len(sample) == 0:
+        if not camera_available.any():
             rows, columns = self.grid.shape
-            return torch.zeros(batch_size, self.channels, rows, columns, device=images.device)
-        # Only these reach the backbone: a black picture would also shift the statistics of its batch norms.
-        features = self.backbone(images[sample, camera])
-        lifted = self.lift_splat(features, intrinsics[sample, camera], ego_from_cam[sample, camera], sample, batch_size)
+            return torch.zeros(len(images), self.channels, rows, columns, device=images.device)
+        return self.bev(self.image_features(images, intrinsics, ego_from_cam, camera_available))
+
+    def image_features(
+        self,
+        images: UInt8[Tensor, "B N 3 H W"],
+        intrinsics: Float32[Tensor, "B N 3 3"],
+        ego_from_cam: Float32[Tensor, "B N 4 4"],
+        camera_available: Bool[Tensor, "B N"],
+    ) -> ImageFeatures:
+        """The first half of the way: the features of the available cameras, of which there must be one."""
+        sample, camera = torch.nonzero(camera_available, as_tuple=True)
+        return ImageFeatures(
+            # Only these reach the backbone: a black picture would also shift the statistics of its batch norms.
+            features=self.backbone(images[sample, camera]),
+            intrinsics=intrinsics[sample, camera],
+            ego_from_cam=ego_from_cam[sample, camera],
+            sample_index=sample,
+            batch_size=len(images),
+            image_size=(images.shape[3], images.shape[4]),
+            stride=self.backbone.stride,
+        )
+
+    def bev(self, images: ImageFeatures) -> Float[Tensor, "B C Y X"]:
+        """The second half: from the images' features to the BEV map."""
+        lifted = self.lift_splat(
+            images.features, images.intrinsics, images.ego_from_cam, images.sample_index, images.batch_size
+        )
         bev: Tensor = self.neck(lifted)
-        return bev * camera_available.any(dim=1)[:, None, None, None].to(bev.dtype)
+        seen = bev.new_zeros(images.batch_size).index_fill(0, images.sample_index, 1.0)
+        return bev * seen[:, None, None, None]

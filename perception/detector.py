@@ -1,4 +1,4 @@
-"""The detector: sensor branches, the BEV fusion, the centre head."""
+"""The detector: sensor branches, the fusion, the head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,15 +8,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
-from datasets.samples.batch import Batch, PointBatch
+from datasets.samples.batch import Batch, Modality, PointBatch
 from perception.camera_branch import CameraBranch, CameraConfig
-from perception.center_decode import decode
-from perception.center_head import CenterHead, CenterHeadConfig, HeadOutputs
-from perception.center_targets import center_targets
-from perception.fusion.transformer import BevFusionTransformer, FusionTransformerConfig
+from perception.center_head import CenterHead, HeadOutputs
+from perception.fusion.attention import AttentionFusionConfig
+from perception.fusion.build import FusionConfig, build_fusion
+from perception.fusion.early import EarlyFusionConfig, PointPainting
+from perception.fusion.late import LateFusionConfig, SensorHeads, SensorOutputs
+from perception.fusion.transformer import FusionTransformerConfig
 from perception.grid import BevGrid
+from perception.heads import Head, HeadConfig, build_head, head_boxes, head_losses
 from perception.lidar_branch import LidarBranch, LidarConfig
-from perception.losses import Losses, center_losses
+from perception.losses import Losses
 from perception.pose_encoder import PoseConfig, PoseEncoder
 from perception.radar_branch import RadarBranch, RadarConfig
 
@@ -31,27 +34,48 @@ class DetectorConfig:
     lidar: LidarConfig | None
     radar: RadarConfig | None
     pose: PoseConfig | None
-    fusion: FusionTransformerConfig
-    head: CenterHeadConfig
+    fusion: FusionConfig
+    head: HeadConfig
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.channels % self.fusion.heads:
-            raise ValueError(f"{self.channels} channels do not divide into the fusion's {self.fusion.heads} heads")
-        rows, columns = self.grid.shape
-        if rows % self.fusion.stride or columns % self.fusion.stride:
-            raise ValueError(
-                f"a grid of {rows} x {columns} cells is no whole number of the fusion's patches of "
-                f"{self.fusion.stride} x {self.fusion.stride} cells"
-            )
+        if self.channels < 1:
+            raise ValueError(f"channels must be at least 1, not {self.channels}")
+        match self.fusion:
+            case FusionTransformerConfig():
+                self.fusion.check(self.grid, self.channels)
+            case AttentionFusionConfig():
+                self.fusion.check(self.channels)
+            case LateFusionConfig():
+                if not self.sensors:
+                    raise ValueError("late fusion needs a camera, LiDAR or radar branch, and there is none")
+
+    @property
+    def sensors(self) -> tuple[Modality, ...]:
+        """The sensors that the detector has a branch for, in the order of MODALITIES."""
+        branches: tuple[tuple[Modality, object], ...] = (
+            ("camera", self.camera),
+            ("lidar", self.lidar),
+            ("radar", self.radar),
+        )
+        return tuple(name for name, branch in branches if branch is not None)
+
+    @property
+    def patch(self) -> int:
+        """The fusion works on patches of so many by so many cells, and may leave their pattern in the BEV."""
+        return self.fusion.stride if isinstance(self.fusion, FusionTransformerConfig) else 1
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network puts out, raw. `modality_weights`: how much camera, LiDAR, radar and pose weigh at each cell."""
+    """What the network puts out, raw.
+
+    `modality_weights`: how much each modality weighs at each cell; see FusionStrategy. With late fusion `head` is what
+    each sensor's head put out, and `bev` a mean that none of them sees.
+    """
 
     bev: Float[Tensor, "B C Y X"]
-    head: HeadOutputs
-    modality_weights: Float[Tensor, "B 4 Y X"]
+    head: HeadOutputs | SensorOutputs
+    modality_weights: Float[Tensor, "B M Y X"] | None
 
 
 class Detector(nn.Module):
@@ -68,11 +92,19 @@ class Detector(nn.Module):
         self.config = config
         grid, channels = config.grid, config.channels
         self.camera = None if config.camera is None else CameraBranch(config.camera, grid, channels)
-        self.lidar = None if config.lidar is None else LidarBranch(config.lidar, grid, channels)
-        self.radar = None if config.radar is None else RadarBranch(config.radar, grid, channels)
+        self.painting: PointPainting | None = None
+        if isinstance(config.fusion, EarlyFusionConfig) and config.camera is not None:
+            self.painting = PointPainting(config.fusion, config.camera.backbone.channels)
+        painted = 0 if self.painting is None else self.painting.columns
+        self.lidar = None if config.lidar is None else LidarBranch(config.lidar, grid, channels, painted)
+        self.radar = None if config.radar is None else RadarBranch(config.radar, grid, channels, painted)
         self.pose = None if config.pose is None else PoseEncoder(config.pose, channels)
-        self.fusion = BevFusionTransformer(config.fusion, grid, channels)
-        self.head = CenterHead(config.head, grid, channels)
+        self.fusion = build_fusion(config.fusion, grid, channels)
+        self.head: Head | SensorHeads
+        if isinstance(config.fusion, LateFusionConfig):
+            self.head = SensorHeads(config.fusion, config.head, grid, channels, config.sensors)
+        else:
+            self.head = build_head(config.head, grid, channels)
 
     def forward(self, batch: Batch) -> Predictions:
         """Run the network. A modality that no sample has, or that the detector was built without, is not computed."""
@@ -80,26 +112,37 @@ class Detector(nn.Module):
         availability = self._usable(batch)
         camera, lidar, radar, pose = availability.any(dim=0).tolist()
         bevs: list[Tensor | None] = [None, None, None]
+        images = None
         if self.camera is not None and camera:
-            bevs[0] = self.camera(batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available)
+            images = self.camera.image_features(
+                batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available
+            )
+            bevs[0] = self.camera.bev(images)
+        clouds = [batch.lidar, batch.radar]
+        if self.painting is not None:
+            clouds = self.painting(clouds, images)
         if self.lidar is not None and lidar:
-            bevs[1] = self.lidar(batch.lidar)
+            bevs[1] = self.lidar(clouds[0])
         if self.radar is not None and radar:
-            bevs[2] = self.radar(batch.radar)
+            bevs[2] = self.radar(clouds[1])
         if self.pose is not None and pose:
             motion = self.pose(batch.ego_motion, batch.ego_motion_valid)
         else:
             motion = torch.zeros(len(availability), self.config.channels, device=availability.device)
-        bev, weights = self.fusion(self._stack(bevs, availability), motion, availability)
+        stacked = self._stack(bevs, availability)
+        bev, weights = self.fusion(stacked, motion, availability)
+        if isinstance(self.head, SensorHeads):
+            return Predictions(bev, self.head(stacked, motion, availability), weights)
         return Predictions(bev, self.head(bev), weights)
 
     def losses(self, predictions: Predictions, boxes: Sequence[Boxes3D]) -> Losses:
         """The losses of these predictions, given the annotated boxes (ego) of each sample."""
-        logits = predictions.head.heatmap_logits
-        config = self.config.head
-        targets = center_targets(boxes, self.head.grid, config.min_radius, config.reach, logits.device)
-        codes, attribute_logits = self.head.boxes_at(predictions.head.features, targets.cells)
-        return center_losses(config, logits, codes, attribute_logits, targets)
+        match self.head, predictions.head:
+            case SensorHeads() as heads, SensorOutputs() as outputs:
+                return heads.losses(outputs, boxes)
+            case CenterHead() as head, HeadOutputs() as output:
+                return head_losses(head, output, boxes)
+        raise TypeError("these predictions are of another detector")
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:
@@ -114,7 +157,12 @@ class Detector(nn.Module):
     @torch.no_grad()
     def decode(self, predictions: Predictions) -> list[Boxes3D]:
         """The boxes in predictions; see `detect`."""
-        return decode(self.head, predictions.head)
+        match self.head, predictions.head:
+            case SensorHeads() as heads, SensorOutputs() as outputs:
+                return heads.decode(outputs)
+            case CenterHead() as head, HeadOutputs() as output:
+                return head_boxes(head, output)
+        raise TypeError("these predictions are of another detector")
 
     def _usable(self, batch: Batch) -> Bool[Tensor, "B 4"]:
         """The modalities that a sample has and the detector was built with."""

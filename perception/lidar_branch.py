@@ -69,16 +69,18 @@ class LidarConfig:
 class LidarBranch(nn.Module):
     """Points (x, y, z, intensity, age; ego) to (B, C, Y, X). A sample without a point in range gets zeros.
 
+    `painted`: columns that the points have more than these (early fusion), of numbers that need no scaling.
     Raises ValueError where the grid at voxel resolution is beyond what sparse convolutions can number.
     """
 
-    def __init__(self, config: LidarConfig, grid: BevGrid, channels: int) -> None:
+    def __init__(self, config: LidarConfig, grid: BevGrid, channels: int, painted: int = 0) -> None:
         super().__init__()
+        scales = (*_COLUMN_SCALES, *[1.0] * painted)
         self.encoder: PillarEncoder | VoxelEncoder
         if isinstance(config.encoder, PillarEncoderConfig):
-            self.encoder = PillarEncoder(config.encoder, grid)
+            self.encoder = PillarEncoder(config.encoder, grid, scales)
         else:
-            self.encoder = VoxelEncoder(config.encoder, grid)
+            self.encoder = VoxelEncoder(config.encoder, grid, scales)
         self.neck = BevNeck(config.neck, self.encoder.out_channels, channels)
 
     def forward(self, points: PointBatch) -> Float[Tensor, "B C Y X"]:
@@ -89,14 +91,17 @@ class LidarBranch(nn.Module):
 
 
 class PillarEncoder(nn.Module):
-    """Pillar features, then levels of sparse residual blocks with a strided convolution between them."""
+    """Pillar features, then levels of sparse residual blocks with a strided convolution between them.
 
-    def __init__(self, config: PillarEncoderConfig, grid: BevGrid) -> None:
+    `scales`: what the points' columns after x, y, z are divided by.
+    """
+
+    def __init__(self, config: PillarEncoderConfig, grid: BevGrid, scales: tuple[float, ...] = _COLUMN_SCALES) -> None:
         super().__init__()
         levels = len(config.widths)
         self.grid = VoxelGrid(grid.scaled(0.5 ** (levels - 1)), config.z_range, 1)
         check_cells(self.grid.shape)
-        self.points = PillarFeatures(_COLUMN_SCALES, config.widths[0])
+        self.points = PillarFeatures(scales, config.widths[0])
         self.layers = nn.Sequential()
         width = config.widths[0]
         for level, (next_width, blocks) in enumerate(zip(config.widths, config.blocks, strict=True)):
@@ -114,9 +119,12 @@ class PillarEncoder(nn.Module):
 
 
 class VoxelEncoder(nn.Module):
-    """Voxel means, four levels of sparse 3D residual blocks, z folded into the channels."""
+    """Voxel means, four levels of sparse 3D residual blocks, z folded into the channels.
 
-    def __init__(self, config: VoxelEncoderConfig, grid: BevGrid) -> None:
+    `scales`: what the points' columns after x, y, z are divided by.
+    """
+
+    def __init__(self, config: VoxelEncoderConfig, grid: BevGrid, scales: tuple[float, ...] = _COLUMN_SCALES) -> None:
         super().__init__()
         levels = len(config.widths)
         z_cells = round((config.z_range[1] - config.z_range[0]) / config.voxel_height)
@@ -125,11 +133,13 @@ class VoxelEncoder(nn.Module):
         _, rows, columns = self.grid.shape
         self.shape = (z_cells + 1, rows, columns)
         check_cells(self.shape)
-        columns_in = 3 + len(_COLUMN_SCALES)
-        if columns_in != len(LIDAR_POINT_FIELDS):
-            raise ValueError(f"the encoder knows scales for {columns_in} columns, points have {LIDAR_POINT_FIELDS}")
+        if 3 + len(_COLUMN_SCALES) != len(LIDAR_POINT_FIELDS):
+            raise ValueError(
+                f"there are scales for {len(_COLUMN_SCALES)} columns, and points have {LIDAR_POINT_FIELDS}"
+            )
+        self.scales = scales
         width = config.widths[0]
-        self.layers = nn.Sequential(SparseConv(columns_in, width, (3, 3, 3), level="input"), SiteNorm(width))
+        self.layers = nn.Sequential(SparseConv(3 + len(scales), width, (3, 3, 3), level="input"), SiteNorm(width))
         shape: tuple[int, ...] = self.shape
         for level, next_width in enumerate(config.widths):
             if level > 0:
@@ -155,11 +165,11 @@ class VoxelEncoder(nn.Module):
         encoded: SparseTensor = self.layers(sites)
         return encoded.dense_bev()
 
-    def _inputs(self, voxels: Voxels) -> Float32[Tensor, "V 5"]:
+    def _inputs(self, voxels: Voxels) -> Float32[Tensor, "V K"]:
         """The mean of the voxel's points, scaled to about -1..1: no norm over the batch does it further on."""
         bev, (low, high) = voxels.grid.bev, voxels.grid.z_range
         half = [(bev.x_range[1] - bev.x_range[0]) / 2, (bev.y_range[1] - bev.y_range[0]) / 2, (high - low) / 2]
-        middle = [sum(bev.x_range) / 2, sum(bev.y_range) / 2, (low + high) / 2, *(0.0 for _ in _COLUMN_SCALES)]
+        middle = [sum(bev.x_range) / 2, sum(bev.y_range) / 2, (low + high) / 2, *(0.0 for _ in self.scales)]
         mean = voxels.mean(voxels.points)
-        scaled: Tensor = (mean - mean.new_tensor(middle)) / mean.new_tensor([*half, *_COLUMN_SCALES])
+        scaled: Tensor = (mean - mean.new_tensor(middle)) / mean.new_tensor([*half, *self.scales])
         return torch.clamp(scaled, -4.0, 4.0)

@@ -60,7 +60,7 @@ class PillarFeatures(nn.Module):
 def largest_projections(
     values: Float32[Tensor, "P K"], weight: Float32[Tensor, "C K"], voxels: Voxels
 ) -> Float32[Tensor, "V C"]:
-    """The largest of values @ weight.T over the points of each voxel; a gradient for the weight only."""
+    """The largest of values @ weight.T over the points of each voxel."""
     if len(values) == 0:
         return values.new_zeros(0, len(weight))
     owner, count = voxels.voxel_of_point, len(voxels.counts)
@@ -69,7 +69,7 @@ def largest_projections(
 
 
 class _LargestProjections(torch.autograd.Function):
-    """Remembers which point holds each maximum, the first of equal ones; makes no gradient for the points."""
+    """Remembers which point holds each maximum, the first of equal ones: to it the gradient goes."""
 
     @staticmethod
     def forward(
@@ -79,18 +79,27 @@ class _LargestProjections(torch.autograd.Function):
         channels = len(weight)
         start = projected.new_full((count, channels), -torch.inf)
         largest = start.scatter_reduce(0, owner[:, None].expand(-1, channels), projected, "amax")
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             # Flat: nonzero with two indices takes three times as long.
             held = torch.nonzero((projected == largest.index_select(0, owner)).flatten())[:, 0]
             row, channel = held // channels, held % channels
             holder = row.new_full((count * channels,), len(values))
             holder = holder.scatter_reduce(0, owner[row] * channels + channel, row, "amin")
-            ctx.save_for_backward(values, holder.view(count, channels))
+            ctx.save_for_backward(values, weight, holder.view(count, channels))
         return largest
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[None, Tensor, None, None]:
-        values, holder = ctx.saved_tensors
-        # Column by column: (V, C) numbers at a time instead of (V, C, K).
-        per_column = [(grads[0] * column[holder]).sum(dim=0) for column in values.unbind(dim=1)]
-        return None, torch.stack(per_column, dim=1), None, None
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+        values, weight, holder = ctx.saved_tensors
+        grad_values = grad_weight = None
+        if ctx.needs_input_grad[0]:  # painted points only: what sensors measure needs none
+            channels = len(weight)
+            # A point holds each channel of its voxel at most once: nothing is added up here.
+            place = (holder * channels + torch.arange(channels, device=holder.device)).flatten()
+            projected = grads[0].new_zeros(len(values) * channels).index_copy(0, place, grads[0].flatten())
+            grad_values = projected.view(-1, channels) @ weight
+        if ctx.needs_input_grad[1]:
+            # Column by column: (V, C) numbers at a time instead of (V, C, K).
+            per_column = [(grads[0] * column[holder]).sum(dim=0) for column in values.unbind(dim=1)]
+            grad_weight = torch.stack(per_column, dim=1)
+        return grad_values, grad_weight, None, None

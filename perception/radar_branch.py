@@ -36,14 +36,14 @@ class RadarConfig:
 class RadarBranch(nn.Module):
     """Points (x, y, z, rcs, vx_comp, vy_comp, age; ego) to (B, C, Y, X).
 
-    A sample without a point in range gets zeros.
+    A sample without a point in range gets zeros. `painted`: as of LidarBranch.
     """
 
-    def __init__(self, config: RadarConfig, grid: BevGrid, channels: int) -> None:
+    def __init__(self, config: RadarConfig, grid: BevGrid, channels: int, painted: int = 0) -> None:
         super().__init__()
         self.grid = VoxelGrid(grid, config.z_range, 1)
         check_cells(self.grid.shape)
-        self.points = PillarFeatures(_COLUMN_SCALES, config.width)
+        self.points = PillarFeatures((*_COLUMN_SCALES, *[1.0] * painted), config.width)
         self.blocks = nn.Sequential(*[SparseResidualBlock(config.width, 2, "radar") for _ in range(config.blocks)])
         self.neck = BevNeck(config.neck, config.width, channels)
 

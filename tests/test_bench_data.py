@@ -39,7 +39,7 @@ def test_the_figures_are_of_the_tables(tmp_path: Path) -> None:
     assert figures.records == write_tables(tmp_path / "again", VERSION, SIZE)
     assert figures.table_bytes == sum(path.stat().st_size for path in (tmp_path / "again" / VERSION).iterdir())
     assert figures.index_bytes > 100 * figures.records.sample_data
-    assert all(cost.peak_mib > 0 for cost in (figures.building, figures.opening, figures.scanning))
+    assert all(cost.peak_mib > 0 for cost in (figures.building, figures.opening, figures.scanning, figures.checking))
     assert (figures.devkit, figures.opening_ratio) == (None, None)
     lines = figures.lines()
     assert f"{figures.records.sample_data:,} sensor records" in lines[0]

@@ -42,7 +42,7 @@ def stepped(seed: int) -> Parts:
 
 
 def state_of(step: int) -> TrainingState:
-    return TrainingState(step, step, 0, 1, "abc")
+    return TrainingState(step, step, 0, 1, "abc", "def")
 
 
 def tensors_of(state: Parts) -> dict[str, Tensor]:

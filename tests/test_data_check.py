@@ -1,9 +1,11 @@
 """`bevel data check`: each corruption is found and called by its name, many at once too, and clean data is clean."""
 
 import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,10 @@ from datasets.faults import InputRefused
 from datasets.nuscenes.check.check import CheckResult, check_dataset
 from datasets.nuscenes.check.findings import Finding, Problem, Severity
 from datasets.nuscenes.check.inventory import what_works
-from datasets.nuscenes.check.records import stream_records
-from tests.nuscenes_fixture import read_table, write_radar, write_table
+from tests.nuscenes_fixture import read_table, write_dataset, write_radar, write_table
 from tools.__main__ import main
-from tools.exit_codes import ExitCode
+from tools.data_check import CheckArguments, check
+from tools.exit_codes import CommandFailed, ExitCode
 
 VERSION = "v1.0-mini"
 SCENE, OTHER = "scene-0061", "scene-0103"
@@ -451,37 +453,17 @@ def test_hostile_text_reaches_no_terminal(root: Path) -> None:
         assert len(sentence.encode()) < 800
 
 
-def test_records_are_read_one_by_one(tmp_path: Path) -> None:
-    """Whatever stands in the strings, and wherever a chunk ends: the same as json.loads."""
-    path = tmp_path / "table.json"
-    rows: list[Any] = [
-        {"token": str(n), "text": '"}],[{\\' * (n % 7), "numbers": [n * 0.1, -n, None, True]} for n in range(9000)
-    ]
-    rows.append({"text": "é\ud83d" + "x" * 3_000_000})
-    for indent in (None, 0, 3):
-        path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rows, indent=indent).encode())
-        assert list(stream_records(path)) == rows
-    for text in ("[]", " [ ] ", "[1]", "[12,\n3.5]"):
-        path.write_text(text)
-        assert list(stream_records(path)) == json.loads(text)
+def test_a_process_that_dies_is_one_sentence(tmp_path: Path) -> None:
+    """Killed when the first of three parts is done: the third one has not been looked at."""
+    write_dataset(tmp_path, keyframes=22)
 
+    @contextmanager
+    def killing(description: str, total: int) -> Iterator[Callable[[int], None]]:
+        def kill(steps: int) -> None:
+            for child in multiprocessing.active_children():
+                child.kill()
 
-@pytest.mark.parametrize(
-    "text", ["", "[", "[1", "[1,", "[1,]", "[1 2]", "[]]", "{}", "[tru", '["a', "[1]x", "[\n1,\n  ?]"]
-)
-def test_what_is_not_json_is_refused_with_its_place(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "table.json"
-    path.write_text(text)
-    with pytest.raises(InputRefused, match="line") as refusal:
-        list(stream_records(path))
-    if "?" in text:
-        assert "line 3, column 3" in str(refusal.value)
+        yield kill
 
-
-def test_the_place_of_an_error_is_right_in_a_long_table(tmp_path: Path) -> None:
-    path = tmp_path / "table.json"
-    lines = [json.dumps({"token": "x" * 80}) + "," for _ in range(30_000)]
-    lines[25_000] = '{"token": "y" "x"},'
-    path.write_text("[\n" + "\n".join(lines) + "\n{}]")
-    with pytest.raises(InputRefused, match="line 25002, column 15"):
-        list(stream_records(path))
+    with pytest.raises(CommandFailed, match=r"a process that looked at files was killed.*try fewer --jobs"):
+        check(CheckArguments(tmp_path, deep=True, jobs=2), killing)

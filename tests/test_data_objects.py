@@ -21,6 +21,7 @@ def test_objects_are_cut_out_and_counted(
     assert said == [f"{len(database.labels)} objects of 3 frames", str(folder)]
     assert len(database.labels) > 30
     assert (database.lidar_sweeps, database.radar_sweeps) == (5, 4)
+    assert (database.version, database.scenes) == ("v1.0-mini", ("scene-0061",))
 
 
 @pytest.mark.parametrize(("config", "reason"), [("huge", "neither a preset"), ("tiny", "exists: name a new folder")])

@@ -12,7 +12,8 @@ import torch
 
 from calibration.cameras import project
 from calibration.transforms import from_quaternion, invert, transform_points
-from datasets.dgp import CHANNELS, DgpReader
+from datasets.dgp.reader import DgpReader
+from datasets.dgp.records import CHANNELS
 from datasets.faults import FaultReason, InputRefused
 from datasets.frames import LogFrame
 from datasets.reader import LogReader

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datasets.dgp import DgpReader
+from datasets.dgp.reader import DgpReader
 from datasets.faults import FaultReason, InputRefused
 from datasets.sensors.npy_file import read_npy
 from tests.dgp_fixture import write_dgp, write_dgp_scene

@@ -167,5 +167,5 @@ def test_sizes_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="heads"):
         ModalityAttention(channels=10, heads=4)
     odd = BevGrid((-4.0, 4.0), (-4.0, 4.8), 0.8)
-    with pytest.raises(ValueError, match="whole number of patches"):
+    with pytest.raises(ValueError, match="whole number of the fusion's patches"):
         BevFusionTransformer(FusionTransformerConfig(stride=2), odd, CHANNELS)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.faults import InputRefused
-from datasets.nuscenes.index.json_stream import JsonList, read_plain
+from datasets.nuscenes.json_stream import JsonList, read_plain, stream_records
 
 
 class Record(msgspec.Struct):
@@ -86,3 +87,63 @@ def test_what_is_no_list_is_refused_at_its_place(tmp_path: Path, content: str, p
         with pytest.raises(InputRefused, match=r"not valid JSON at") as refusal:
             read(tmp_path / "rows.json", piece)
         assert place in str(refusal.value)
+
+
+def test_an_object_is_no_list(tmp_path: Path) -> None:
+    (tmp_path / "table.json").write_text('{"token": "a"}')
+    with pytest.raises(InputRefused, match="expected a list of records, found dict"):
+        list(stream_records(tmp_path / "table.json"))
+
+
+@pytest.mark.parametrize("text", ["[1,]", '[{"a": 1},]', '[{"a": 1}, ]', "[1 2]", "[[]", "[1]]"])
+def test_no_cut_hides_an_error(text: str, tmp_path: Path) -> None:
+    """Where a piece ends just behind a comma, the bracket that follows is no empty list."""
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    for piece_bytes in range(1, len(text) + 2):
+        with pytest.raises(InputRefused, match="not valid JSON"):
+            list(JsonList(path, Any, piece_bytes))
+
+
+def test_what_stands_before_an_error_has_come(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    for broken in ('{"a": ', "{} {}", "[" * 100_000, '"\\x"', "1" * 5000):
+        path.write_text("[" + '{"a": 1}, ' * 1000 + broken)
+        records = stream_records(path)
+        assert list(islice(records, 1000)) == [{"a": 1}] * 1000
+        with pytest.raises(InputRefused, match="JSON"):
+            list(records)
+
+
+def test_records_are_read_one_by_one(tmp_path: Path) -> None:
+    """Whatever stands in the strings, and wherever a chunk ends: the same as json.loads."""
+    path = tmp_path / "table.json"
+    rows: list[Any] = [
+        {"token": str(n), "text": '"}],[{\\' * (n % 7), "numbers": [n * 0.1, -n, None, True]} for n in range(9000)
+    ]
+    rows.append({"text": "é\ud83d" + "x" * 3_000_000})
+    for indent in (None, 0, 3):
+        path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rows, indent=indent).encode())
+        assert list(stream_records(path)) == rows
+    for text in ("[]", " [ ] ", "[1]", "[12,\n3.5]"):
+        path.write_text(text)
+        assert list(stream_records(path)) == json.loads(text)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[1", "[1,", "[1,]", "[1 2]", "[]]", "[tru", '["a', "[1]x", "[\n1,\n  ?]"])
+def test_what_is_not_json_is_refused_with_its_place(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    with pytest.raises(InputRefused, match="line") as refusal:
+        list(stream_records(path))
+    if "?" in text:
+        assert "line 3, column 3" in str(refusal.value)
+
+
+def test_the_place_of_an_error_is_right_in_a_long_table(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    lines = [json.dumps({"token": "x" * 80}) + "," for _ in range(30_000)]
+    lines[25_000] = '{"token": "y" "x"},'
+    path.write_text("[\n" + "\n".join(lines) + "\n{}]")
+    with pytest.raises(InputRefused, match="line 25002, column 15"):
+        list(stream_records(path))

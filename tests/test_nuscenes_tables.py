@@ -270,6 +270,8 @@ def test_harmless_variation_changes_nothing(root: Path) -> None:
     assert changed.columns.keys() == clean.columns.keys()
     for name, column in clean.columns.items():
         assert column.dtype == changed.columns[name].dtype
+        if name == "annotation.table_row":  # the one column that is about this order
+            continue
         assert column.tobytes() == changed.columns[name].tobytes(), name
 
 

@@ -3,20 +3,37 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from datasets.faults import InputRefused
+from perception.fusion.build import FusionKind
 from tests.small_run import small_config
 from tools.presets import PRESETS, preset
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
+from tools.train import TrainArguments, resume_command, training_config
 from tools.training.config import TrainingConfig, learning_rate_at
+from tools.training.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_survives_its_file(name: str, tmp_path: Path) -> None:
     write_config(tmp_path / "config.json", preset(name))
     assert read_config(tmp_path / "config.json") == preset(name)
+
+
+@pytest.mark.parametrize("kind", get_args(FusionKind))
+def test_every_fusion_is_named_in_the_file(kind: FusionKind) -> None:
+    arguments = TrainArguments("tiny", Path("nowhere"), fusion=kind)
+    config = training_config(arguments)
+    text = config_to_json(config)
+    assert json.loads(text)["detector"]["fusion"]["kind"] == kind
+    assert config_from_json(text, "my.json") == config
+    if kind == "transformer":
+        assert config == preset("tiny")
+    command = resume_command(arguments, RunFolder(Path("runs/tiny")))
+    assert f"--fusion {kind} " in command
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
@@ -61,6 +78,15 @@ def edited(config: RunConfig, *path: str, value: object) -> str:
         (("training", "sampling"), "balanced", r"training\.sampling"),
         (("sample", "radar_filter"), {"dyn_props": ["a"]}, r"radar_filter"),
         (("detector", "head", "upsample"), 0, r"detector\.head: .*upsample must be at least 1"),
+        (("detector", "fusion", "kind"), "middle", r"detector\.fusion: .*'middle' found using 'kind'.*'transformer'"),
+        (("detector", "fusion"), {"heads": 4}, r"detector\.fusion: Unable to extract tag using discriminator 'kind'"),
+        (("detector", "fusion"), {"kind": "concat", "kernel": 2}, r"detector\.fusion: .*kernel must be odd"),
+        (("detector", "fusion"), {"kind": "concat", "kernel": "a"}, r"detector\.fusion\.kernel: Input should be a"),
+        (("detector", "fusion"), {"kind": "concat", "heads": 2}, r"detector\.fusion\.heads: there is no such field"),
+        (("detector", "fusion"), {"kind": "early", "width": 0}, r"detector\.fusion: .*width must be at least 1"),
+        (("detector", "fusion"), {"kind": "late", "match_radius": 0.0}, r"detector\.fusion: .*match_radius"),
+        (("detector", "fusion"), {"kind": "attention", "points": 0}, r"detector\.fusion: .*points must be at least 1"),
+        (("detector", "lidar", "encoder", "widths"), "a", r"detector\.lidar\.encoder\.widths: Input should be a valid"),
         (("detector", "fusion", "heads"), 3, r"detector\.fusion: .*width of 16 does not divide into 3 heads"),
         (("detector", "channels"), 9, r"detector: .*9 channels do not divide into the fusion's 2 heads"),
         (("detector", "fusion", "stride"), 3, r"detector: .*16 x 16 cells is no whole number of the fusion's patches"),

@@ -19,7 +19,7 @@ from datasets.samples.frame_classes import classes_of_frames
 from datasets.samples.fusion_dataset import FusionDataset
 from datasets.samples.make_sample import SampleConfig, make_sample
 from datasets.samples.sample import Sample
-from tools.training.order import BatchOrder, ClassBalancedOrder, EpochIndex, PlainOrder
+from tools.training.order import BatchOrder, ClassBalancedOrder, EpochIndex, EpochOrder, PlainOrder, ShardOrder
 
 CONFIG = SampleConfig(image_height=32, image_width=64, lidar_sweeps=2, radar_sweeps=2)
 SCENES = st.lists(st.sets(st.integers(0, 9), max_size=5), min_size=1, max_size=40).filter(any)
@@ -59,15 +59,20 @@ def test_the_shares_are_those_of_the_paper() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     classes=SCENES,
-    balanced=st.booleans(),
+    kind=st.sampled_from(["plain", "balanced", "shards"]),
     batch=st.integers(1, 7),
     processes=st.integers(1, 3),
     first=st.integers(0, 9),
 )
 def test_resumed_and_split_orders_are_the_same_sequence(
-    classes: list[set[int]], balanced: bool, batch: int, processes: int, first: int
+    classes: list[set[int]], kind: str, batch: int, processes: int, first: int
 ) -> None:
-    order = ClassBalancedOrder(classes, 5) if balanced else PlainOrder(len(classes), 5)
+    order: EpochOrder = PlainOrder(len(classes), 5)
+    if kind == "balanced":
+        order = ClassBalancedOrder(classes, 5)
+    elif kind == "shards":
+        shards = [place // 3 for place in range(len(classes))]
+        order = ShardOrder(shards, 5, window=2, batch_size=batch, processes=processes)
     whole = [pick for step in BatchOrder(order, 1, first_step=0, last_step=12 * batch * processes) for pick in step]
     ranks = [
         list(BatchOrder(order, batch, first_step=first, last_step=12, process=rank, processes=processes))
@@ -79,6 +84,51 @@ def test_resumed_and_split_orders_are_the_same_sequence(
     assert len(set(whole)) == len(whole)
     for epoch in range(whole[-1].epoch):
         assert [pick.sample for pick in whole if pick.epoch == epoch] == order.epoch(epoch).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    window=st.integers(1, 4),
+    batch=st.integers(1, 4),
+    processes=st.integers(1, 4),
+    epoch=st.integers(0, 5),
+)
+def test_processes_have_shards_of_their_own_and_few_at_a_time(
+    sizes: list[int], window: int, batch: int, processes: int, epoch: int
+) -> None:
+    shard_of = [shard for shard, size in enumerate(sizes) for _ in range(size)]
+    order = ShardOrder(shard_of, 7, window=window, batch_size=batch, processes=processes)
+    drawn = order.epoch(epoch)
+    assert sorted(drawn.tolist()) == list(range(len(shard_of)))
+    assert np.array_equal(drawn, order.epoch(epoch))
+    readers: dict[int, set[int]] = {shard: set() for shard in range(len(sizes))}
+    for process in range(processes):
+        last = (epoch + 1) * len(shard_of) // (batch * processes) + 1
+        steps = BatchOrder(order, batch, first_step=0, last_step=last, process=process, processes=processes)
+        picks = [pick.sample for step in steps for pick in step if pick.epoch == epoch]
+        shards = [shard_of[sample] for sample in picks]
+        for shard in shards:
+            readers[shard].add(process)
+        # A window ends before the next one begins.
+        seen = list(dict.fromkeys(shards))
+        windows = [frozenset(seen[start : start + window]) for start in range(0, len(seen), window)]
+        place = [next(number for number, of in enumerate(windows) if shard in of) for shard in shards]
+        assert place == sorted(place)
+    # Neighbours share the shard where one's stretch ends and the other's begins.
+    assert sum(len(of) - 1 for of in readers.values()) <= processes - 1
+
+
+def test_windows_of_shards_mix_what_lies_apart() -> None:
+    """Neighbours in the order come from one shard no more often than chance has it within the window."""
+    shard_of = [shard for shard in range(64) for _ in range(16)]
+    mixed = ShardOrder(shard_of, 0, window=8, batch_size=1, processes=1)
+    drawn = np.array(shard_of)[mixed.epoch(0)]
+    assert 0.05 < np.mean(drawn[1:] == drawn[:-1]) < 0.2
+    orders = [ShardOrder(shard_of, seed, window=8, batch_size=1, processes=1) for seed in range(3)]
+    assert len({tuple(order.epoch(epoch).tolist()) for order in orders for epoch in range(3)}) == 9
+    with pytest.raises(ValueError, match="no samples"):
+        ShardOrder([], 0, window=1, batch_size=1, processes=1)
 
 
 def test_repeats_are_counted_in_order() -> None:

@@ -37,9 +37,11 @@ VERBS = (
     Verb("train", "TrainArguments", "train", "train a preset or a config on a nuScenes dataset"),
     Verb("evaluate", "EvaluateArguments", "evaluate", "mAP, NDS and the five errors of a run or of a results file"),
     Verb("predict", "PredictArguments", "predict", "detections of a run as a nuScenes results file"),
+    Verb("robustness", "RobustnessArguments", "robustness", "what a run keeps of its score under corrupted sensors"),
+    Verb("track", "TrackArguments", "track", "tracks of a file of detections as a nuScenes results file"),
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
-    Verb("bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data, evaluate"),
+    Verb("bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data, evaluate, train"),
     Verb(
         "statistics",
         "StatisticsArguments",

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from tyro.conf import Positional, arg
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
-from datasets.nuscenes.check.check import CheckResult, check_dataset, report_json
+from datasets.nuscenes.check.check import CheckResult, ShowProgress, check_dataset, report_json
 from datasets.nuscenes.check.findings import Severity
 from datasets.nuscenes.check.inventory import Count, Inventory, what_works
 from datasets.nuscenes.reader import CHANNELS
-from tools.exit_codes import Degraded
+from tools.exit_codes import CommandFailed, Degraded
 from tools.progress import Progress
 
 _EXAMPLES = 5  # of each kind on the screen; the report holds more
@@ -39,24 +40,41 @@ class CheckArguments:
     """How many processes look at the files."""
 
 
-def check(arguments: CheckArguments) -> Path | None:
-    """Print the findings and the inventory, write the report, and return its path.
+@contextmanager
+def _show_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    with Progress(description, total) as shown:
 
-    Raises InputRefused where tables or paths are wrong, and Degraded where only sensor files are: exit codes 3 and 4.
+        def advance(steps: int) -> None:
+            shown.advance(steps=steps)
+
+        yield advance
+
+
+def check(arguments: CheckArguments, progress: ShowProgress = _show_progress) -> Path | None:
+    """Print the findings and the inventory, write the report, and return its path. `progress` hears how far it is.
+
+    Raises InputRefused where tables or paths are wrong, and Degraded where only sensor files are: exit codes 3 and 4;
+    CommandFailed where a process dies.
     """
     for name in ("limit", "jobs"):
         if getattr(arguments, name) < 1:
             raise InputRefused(f"--{name} must be 1 or more, not {getattr(arguments, name)}.")
     if arguments.output is not None and arguments.output.is_dir():
         raise InputRefused(f"--output {arguments.output}: is a folder; name a file.")
-    result = check_dataset(
-        arguments.data_root,
-        arguments.version,
-        deep=arguments.deep,
-        jobs=arguments.jobs,
-        limit=arguments.limit,
-        progress=_show_progress,
-    )
+    try:
+        result = check_dataset(
+            arguments.data_root,
+            arguments.version,
+            deep=arguments.deep,
+            jobs=arguments.jobs,
+            limit=arguments.limit,
+            progress=progress,
+        )
+    except BrokenProcessPool as error:
+        raise CommandFailed(
+            f"{arguments.data_root}: a process that looked at files was killed, perhaps for want of memory: try fewer "
+            "--jobs; with --jobs 1 what kills it is seen."
+        ) from error
     print(check_text(result))
     if arguments.output is not None:
         write_atomically(arguments.output, report_json(result))
@@ -68,16 +86,6 @@ def check(arguments: CheckArguments) -> Path | None:
         message = f"{arguments.data_root}: {losses:,} sensor files are missing or broken; see above what still works."
         raise Degraded(message, arguments.output)
     return arguments.output
-
-
-@contextmanager
-def _show_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    with Progress(description, total) as shown:
-
-        def advance(steps: int) -> None:
-            shown.advance(steps=steps)
-
-        yield advance
 
 
 def check_text(result: CheckResult) -> str:

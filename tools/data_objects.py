@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from datasets.object_paste.build import build_object_database
-from tools.open_dataset import open_reader
+from tools.open_dataset import open_tables
 from tools.presets import preset_or_config
 from tools.progress import Progress
 
@@ -31,13 +31,15 @@ class ObjectsArguments:
 def cut_objects(arguments: ObjectsArguments) -> Path:
     """Write the database and return its folder. Raises InputRefused for what cannot be read."""
     config = preset_or_config(arguments.config)
-    reader = open_reader(arguments.data_root, arguments.version, config.sample)
+    reader = open_tables(arguments.data_root, arguments.version, config.sample)
     tokens = reader.frame_tokens(arguments.split)
     with Progress("cutting out objects", len(tokens)) as shown:
 
         def advance(frames: int) -> None:
             shown.advance(steps=frames)
 
-        count = build_object_database(reader, tokens, config.sample, arguments.output, progress=advance)
+        count = build_object_database(
+            reader, tokens, config.sample, arguments.output, version=reader.version, progress=advance
+        )
     print(f"{count} objects of {len(tokens)} frames")
     return arguments.output

@@ -10,8 +10,10 @@ from datasets.faults import InputRefused, refuse_faults
 from datasets.frames import LogFrame
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.reader import LogReader
+from datasets.shards.manifest import Contents
 from datasets.shards.pack import pack
 from tools.missing_sensors import MissingSensors
+from tools.open_dataset import EGO_STATE_STEP
 from tools.progress import progress
 from tools.training.loading import MissingSensorsPolicy
 
@@ -53,6 +55,7 @@ def shard(arguments: ShardArguments) -> Path:
         lidar_sweeps=arguments.lidar_sweeps,
         radar_sweeps=arguments.radar_sweeps,
         history=arguments.history,
+        history_step=EGO_STATE_STEP,
     )
     tokens = reader.frame_tokens(arguments.split)
     missing = MissingSensors()
@@ -60,8 +63,14 @@ def shard(arguments: ShardArguments) -> Path:
     manifest = pack(
         frames,
         arguments.output,
-        source=f"nuScenes {reader.version}",
-        split=arguments.split,
+        Contents(
+            dataset="nuScenes",
+            version=reader.version,
+            split=arguments.split,
+            lidar_sweeps=arguments.lidar_sweeps,
+            radar_sweeps=arguments.radar_sweeps,
+            ego_states=1 + int(arguments.history / EGO_STATE_STEP + 1e-9),
+        ),
         samples_per_shard=arguments.samples_per_shard,
     )
     size = sum(shard.size for shard in manifest.shards)

@@ -22,7 +22,7 @@ from datasets.synthetic.writing.unfinished import can_go_on
 from tools.evaluate import EvaluateArguments, measure, metrics_text
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
-from tools.open_dataset import open_reader
+from tools.open_dataset import open_tables
 from tools.presets import tiny
 from tools.progress import duration_text
 from tools.replay import ReplayArguments, ReplaySummary, run_replay
@@ -157,7 +157,7 @@ def _tokens(world: Path) -> tuple[str, ...]:
 
 def _draw(world: Path, run: Path, output: Path) -> list[Path]:
     config, detector = load_detector(run)
-    reader = open_reader(world, None, config.sample)
+    reader = open_tables(world, None, config.sample)
     tokens = evenly_spread(reader.frame_tokens(_VAL_SPLIT), _PICTURES)
     return draw_frames(reader, tokens, DetectorView(config, detector, _MIN_SCORE), output, MissingSensors())
 

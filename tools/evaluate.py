@@ -15,8 +15,10 @@ from datasets.nuscenes.splits import default_split, split_in_file_name
 from datasets.nuscenes.tables import find_version
 from tools.class_metrics import class_metrics, distance_thresholds
 from tools.devices import DeviceChoice, limit_threads
+from tools.evaluate_tracking import score_tracks, tracking_text
 from tools.exit_codes import Degraded, Disagreement
 from tools.missing_sensors import MissingSensors
+from tools.open_dataset import DataRoot, tables_root
 from tools.predict import PredictArguments, predict_to_file, refuse_loader_options
 from tools.training.loading import MissingSensorsPolicy
 
@@ -29,7 +31,7 @@ class EvaluateArguments:
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|RESULTS.JSON")]]
     """The run folder of `bevel train`, or detections in nuScenes' results format."""
-    data_root: Path
+    data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
@@ -46,6 +48,8 @@ class EvaluateArguments:
     """Exit code 4 if sensors were missing."""
     official: bool = False
     """Run nuscenes-devkit as well (minutes for a large split); exit code 5 where any figure is not the same."""
+    tracking: bool = False
+    """Score tracks (AMOTA) instead: those of the results, or made of the detections."""
     device: DeviceChoice = "auto"
     threads: int | None = None
     """CPU threads, otherwise as many as cores."""
@@ -57,52 +61,75 @@ def evaluate(arguments: EvaluateArguments) -> Path:
     Raises InputRefused for bad input, with `official` Disagreement where the devkit gives other figures, and with
     `strict` Degraded where sensors were missing.
     """
-    output, evaluation, missing = measure(arguments)
-    print(metrics_text(evaluation))
-    for note in (incomplete_split_text(evaluation), left_out_text(evaluation)):
-        if note is not None:
+    if arguments.tracking and arguments.official:
+        raise InputRefused("--official compares figures of detections: leave out --official or --tracking.")
+    found = find_or_detect(arguments)
+    if arguments.tracking:
+        print(tracking_text(score_tracks(found.root, found.version, found.results, found.split, found.output)))
+    else:
+        evaluation = _score(found)
+        print(metrics_text(evaluation))
+        for note in filter(None, (incomplete_split_text(evaluation), left_out_text(evaluation))):
             print(note)
-    print(missing.table())
-    if arguments.official:
-        _compare_with_devkit(arguments, evaluation, output)
-    if arguments.strict and missing.broken_count:
-        raise Degraded(missing.strict_text(), output)
-    return output
+        if arguments.official:
+            _compare_with_devkit(found, evaluation)
+    print(found.missing.table())
+    if arguments.strict and found.missing.broken_count:
+        raise Degraded(found.missing.strict_text(), found.output)
+    return found.output
 
 
 def measure(arguments: EvaluateArguments) -> tuple[Path, SplitEvaluation, MissingSensors]:
     """As `evaluate`, without a word: the output folder, the evaluation and which sensors were missing."""
+    found = find_or_detect(arguments)
+    return found.output, _score(found), found.missing
+
+
+@dataclass(frozen=True)
+class ToScore:
+    """A results file, of which split of which tables, the folder for its metrics, and which sensors were missing."""
+
+    results: Path
+    root: Path
+    version: str
+    split: str
+    output: Path
+    missing: MissingSensors
+
+
+def find_or_detect(arguments: EvaluateArguments) -> ToScore:
+    """The results that are to be scored; a run's are made first. Raises InputRefused for bad input."""
     limit_threads(arguments.threads)
     source, missing = arguments.source, MissingSensors()
     if not source.exists():
         raise InputRefused(f"{source}: there is no such run folder or results file.")
     refuse_loader_options(arguments.batch_size, arguments.workers)
-    version = find_version(arguments.data_root, arguments.version)
+    root = tables_root(arguments.data_root)
+    version = find_version(root, arguments.version)
     split = arguments.split or default_split(version, "evaluate")
     folder = source if source.is_dir() else source.parent
     output = arguments.output or folder / f"evaluation-{split_in_file_name(split)}"
     if output.exists() and not output.is_dir():
         raise InputRefused(f"{output} is a file: name a folder with --output.")
-    results = _results_path(source, output)
+    results = output / "results.json" if source.is_dir() else source
     if source.is_dir():
         missing = predict_to_file(_prediction(arguments), version, split, results)
-    print(f"scoring the split {split} of {version}", file=sys.stderr, flush=True)
-    evaluation = evaluate_detections(arguments.data_root, version, results, split, output)
-    return output, evaluation, missing
+    return ToScore(results, root, version, split, output, missing)
 
 
-def _results_path(source: Path, output: Path) -> Path:
-    return output / "results.json" if source.is_dir() else source
+def _score(found: ToScore) -> SplitEvaluation:
+    print(f"scoring the split {found.split} of {found.version}", file=sys.stderr, flush=True)
+    return evaluate_detections(found.root, found.version, found.results, found.split, found.output)
 
 
-def _compare_with_devkit(arguments: EvaluateArguments, evaluation: SplitEvaluation, output: Path) -> None:
+def _compare_with_devkit(found: ToScore, evaluation: SplitEvaluation) -> None:
     print("running nuscenes-devkit as well", file=sys.stderr, flush=True)
-    results = _results_path(arguments.source, output)
-    differences = differences_from_devkit(arguments.data_root, arguments.version, results, evaluation, output)
+    differences = differences_from_devkit(found.root, found.version, found.results, evaluation, found.output)
     if differences:
         shown = "".join(f"\n  {line}" for line in differences[:_MOST_SHOWN])
         more = f"\n  and {len(differences) - _MOST_SHOWN} more" if len(differences) > _MOST_SHOWN else ""
-        raise Disagreement(f"{output}: {len(differences)} differences from nuscenes-devkit:{shown}{more}", output)
+        text = f"{found.output}: {len(differences)} differences from nuscenes-devkit:{shown}{more}"
+        raise Disagreement(text, found.output)
     print("nuscenes-devkit gives the same figures and curves, to the last bit")
 
 

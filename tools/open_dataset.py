@@ -1,23 +1,58 @@
-"""From --data-root, --version and --split to a data set of samples: the same for every command that reads nuScenes."""
+"""From --data-root, --version and --split to frames and samples: the same for every command that reads a dataset."""
 
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from datasets.augmentation.augmenter import Augmentation
+from datasets.faults import InputRefused
 from datasets.nuscenes.reader import CHANNELS, NuScenesReader
+from datasets.nuscenes.splits import Purpose, default_split
+from datasets.nuscenes.tables import find_version
 from datasets.samples.fusion_dataset import FusionDataset
 from datasets.samples.make_sample import SampleConfig
+from datasets.shards.manifest import MANIFEST
+from datasets.shards.reader import ShardReader
 from tools.progress import Progress
 
-_STATE_STEP = 0.5  # seconds between the ego states of a sample
+DataRoot = Annotated[str | Path, arg(metavar="DATAROOT|SHARDS")]
+"""The folder that holds v1.0-mini, say; or a folder or URL (s3://...) of shards. A URL is no path: it keeps its //."""
+
+EGO_STATE_STEP = 0.5
+"""Seconds between the ego states of a sample."""
 _LARGE_TABLES = 100 * 2**20  # smaller ones are read within two seconds
 
 
 def open_reader(
+    data_root: str | Path, version: str | None, config: SampleConfig, *, channels: Collection[str] = CHANNELS
+) -> NuScenesReader | ShardReader:
+    """A reader of frames with all that samples of this config need, from tables or from shards.
+
+    Files of other channels than `channels` are not read. Raises InputRefused as `open_tables` and `ShardReader` do,
+    and for shards of another version or with less in them than the config asks for.
+    """
+    if not holds_shards(data_root):
+        return open_tables(Path(data_root), version, config, channels=channels)
+    reader = ShardReader(str(data_root))
+    if version not in (None, reader.version):
+        raise InputRefused(f"{data_root} holds shards of {reader.version}, not of {version}.")
+    for name in ("lidar_sweeps", "radar_sweeps", "ego_states"):
+        packed, needed = getattr(reader.contents, name), getattr(config, name)
+        if packed < needed:
+            raise InputRefused(
+                f"{data_root}: its frames were packed with {name} {packed}, the config asks for {needed}: pack them "
+                "again with more."
+            )
+    return reader
+
+
+def open_tables(
     data_root: Path, version: str | None, config: SampleConfig | None, *, channels: Collection[str] = CHANNELS
 ) -> NuScenesReader:
-    """A reader of frames with all that samples of this config need; with None, of the keyframes' own readings.
+    """A reader of nuScenes' tables with all that samples of this config need; with None, of keyframes' own readings.
 
     Files of other channels than `channels` are not read. Raises InputRefused for a root or a version that is not
     there, and for tables that contradict themselves.
@@ -32,15 +67,15 @@ def open_reader(
             version,
             lidar_sweeps=config.lidar_sweeps,
             radar_sweeps=config.radar_sweeps,
-            history=(config.ego_states - 1) * _STATE_STEP,
-            history_step=_STATE_STEP,
+            history=(config.ego_states - 1) * EGO_STATE_STEP,
+            history_step=EGO_STATE_STEP,
             channels=channels,
             progress=progress,
         )
 
 
 def open_dataset(
-    data_root: Path,
+    data_root: str | Path,
     version: str | None,
     split: str,
     config: SampleConfig,
@@ -54,6 +89,39 @@ def open_dataset(
     """
     reader = open_reader(data_root, version, config, channels=config.channels)
     return FusionDataset(reader, reader.frame_tokens(split), config, augmentation=augmentation, seed=seed)
+
+
+def holds_shards(data_root: str | Path) -> bool:
+    """Whether it is a URL or a folder of shards. A dataset's own files are always in a folder, and in no URL."""
+    return "://" in str(data_root) or (Path(data_root) / MANIFEST).is_file()
+
+
+def version_and_split(
+    data_root: str | Path, version: str | None, split: str | None, purpose: Purpose
+) -> tuple[str, str]:
+    """The version that is there and the split that is meant. Raises InputRefused where that is not clear."""
+    if holds_shards(data_root):
+        reader = ShardReader(str(data_root))
+        return reader.version, split or split_of_reader(reader, purpose)
+    found = find_version(Path(data_root), version)
+    return found, split or default_split(found, purpose)
+
+
+def split_of_reader(reader: NuScenesReader | ShardReader, purpose: Purpose) -> str:
+    """The split that is meant where none is named: of shards that hold but one, that one."""
+    if isinstance(reader, ShardReader) and reader.contents.split != "all":
+        return reader.contents.split
+    return default_split(reader.version, purpose)
+
+
+def tables_root(data_root: str | Path) -> Path:
+    """The dataroot as a path, for what needs tables. Raises InputRefused for shards."""
+    if holds_shards(data_root):
+        raise InputRefused(
+            f"{data_root} holds shards, and the official metric needs nuScenes' tables: detect with bevel predict, "
+            "then score the results file with bevel evaluate and the --data-root of the tables."
+        )
+    return Path(data_root)
 
 
 class _ReadingTables(ExitStack):

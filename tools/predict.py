@@ -13,8 +13,7 @@ from calibration.transforms import Transform
 from datasets.boxes import Boxes3D
 from datasets.faults import InputRefused
 from datasets.nuscenes.results import write_results
-from datasets.nuscenes.splits import default_split, split_in_file_name
-from datasets.nuscenes.tables import find_version
+from datasets.nuscenes.splits import split_in_file_name
 from datasets.samples.batch import MODALITIES, Modality
 from datasets.samples.fusion_dataset import FusionDataset
 from perception.detector import Detector, DetectorConfig
@@ -22,7 +21,7 @@ from tools.detection import in_global
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.exit_codes import Degraded
 from tools.missing_sensors import MissingSensors
-from tools.open_dataset import open_dataset
+from tools.open_dataset import DataRoot, open_dataset, version_and_split
 from tools.progress import progress
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches
 from tools.training.order import EpochIndex
@@ -35,8 +34,8 @@ class PredictArguments:
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """The run folder of `bevel train`."""
-    data_root: Path
-    """The dataroot: the folder that holds v1.0-mini, say."""
+    data_root: DataRoot
+    """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
     """The folder of tables, if there are several."""
     split: str | None = None
@@ -62,8 +61,7 @@ def predict(arguments: PredictArguments) -> Path:
     """
     limit_threads(arguments.threads)
     refuse_no_run(arguments.run)
-    version = find_version(arguments.data_root, arguments.version)
-    split = arguments.split or default_split(version, "predict")
+    version, split = version_and_split(arguments.data_root, arguments.version, arguments.split, "predict")
     output = arguments.output or arguments.run / f"results-{split_in_file_name(split)}.json"
     missing = predict_to_file(arguments, version, split, output)
     print(missing.table())

@@ -34,7 +34,7 @@ from tools.foxglove_log import messages as convert
 from tools.foxglove_log.boxes import numbered, scene_of_boxes
 from tools.foxglove_log.writer import McapLog
 from tools.missing_sensors import MissingSensors
-from tools.open_dataset import open_reader
+from tools.open_dataset import open_tables
 from tools.progress import Progress
 from tools.run_config import RunConfig
 from tools.training.interruption import Interruption
@@ -125,7 +125,7 @@ def run_replay(arguments: ReplayArguments) -> ReplaySummary:
         config, detector = load_detector(arguments.run, choose_device(arguments.device))
     if Path(arguments.scene).suffix in (".mcap", ".bag", ".db3"):
         raise InputRefused(f"{arguments.scene}: recordings are not read yet; give the name of a nuScenes scene.")
-    reader = open_reader(arguments.data_root, arguments.version, config.sample if config is not None else None)
+    reader = open_tables(arguments.data_root, arguments.version, config.sample if config is not None else None)
     with Interruption() as interruption:
         replayed = SceneReplay(reader, arguments.scene, config, detector, arguments.min_score)
         return replayed.run(output_path(arguments.output, arguments.scene), interruption)
@@ -250,7 +250,7 @@ class SceneReplay:
         picture = convert.compressed_image(
             frame.timestamp_us,
             convert.BASE_LINK,
-            _fused_picture(predictions.bev[0].cpu(), self._config.detector.fusion.stride),
+            _fused_picture(predictions.bev[0].cpu(), self._config.detector.patch),
         )
         log.write("/bev/fused", moment, picture)
 

@@ -55,7 +55,7 @@ def config_from_json(text: str, source: str) -> RunConfig:
         config = adapter.validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        field = _path_in_file(given, first["loc"], first["type"] == "missing") or "the whole file"
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
         found = "" if first["type"] == "missing" else f", found {str(first['input'])[:60]!r}"
         raise InputRefused(f"{source}: {field}: {first['msg']}{found}{more}.") from error
@@ -85,6 +85,19 @@ def write_config(path: Path, config: RunConfig) -> None:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _path_in_file(given: Any, location: tuple[int | str, ...], missing: bool) -> str:
+    """Where in the file pydantic found an error. It also names the member of a union that it tried; the file does not.
+
+    With `missing` the last name of the location is what should have been there.
+    """
+    named: list[str] = []
+    for part in location[: len(location) - missing]:
+        if (isinstance(given, dict) and part in given) or (isinstance(given, list) and isinstance(part, int)):
+            named.append(str(part))
+            given = given[part]
+    return ".".join([*named, *(str(part) for part in location[len(location) - missing :])])
 
 
 def _unknown_field(given: Any, complete: Any, prefix: str = "") -> str | None:

@@ -13,14 +13,16 @@ from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.truth import load_truth
-from datasets.nuscenes.splits import default_split
+from datasets.nuscenes.reader import NuScenesReader
 from datasets.samples.fusion_dataset import FusionDataset
+from perception.fusion.build import FusionKind, fusion_config
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
-from tools.open_dataset import open_reader
+from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
 from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig, read_config
+from tools.training.held_out import refuse_held_out_objects
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
 from tools.training.processes import Processes, join_processes
@@ -33,8 +35,8 @@ class TrainArguments:
 
     config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
     """A preset (tiny, base) or a config file (a run's config.json, changed or not)."""
-    data_root: Path
-    """The dataroot: the folder that holds v1.0-mini, say."""
+    data_root: DataRoot
+    """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
     """The folder of tables, if there are several."""
     split: str | None = None
@@ -43,6 +45,8 @@ class TrainArguments:
     """Evaluate on this split at the end."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET."""
+    fusion: FusionKind | None = None
+    """How the sensors become one, instead of the config's way."""
     steps: int | None = None
     """Steps, instead of the config's."""
     workers: int | None = None
@@ -99,6 +103,8 @@ def training_config(arguments: TrainArguments) -> RunConfig:
     """The preset or the config file, with what the command line changes."""
     config = preset_or_config(arguments.config)
     try:
+        if arguments.fusion is not None and arguments.fusion != config.detector.fusion.kind:
+            config = replace(config, detector=replace(config.detector, fusion=fusion_config(arguments.fusion)))
         if arguments.steps is not None:
             config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))
         if arguments.workers is not None:
@@ -113,7 +119,8 @@ def training_config(arguments: TrainArguments) -> RunConfig:
 def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
     """The command that goes on with this run."""
     words = ["bevel", "train", arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
-    for option in ("version", "split", "val_split", "steps", "workers", "missing_sensors", "device", "threads"):
+    options = ("version", "split", "val_split", "fusion", "steps", "workers", "missing_sensors", "device", "threads")
+    for option in options:
         value = getattr(arguments, option)
         if value != getattr(TrainArguments, option):
             words += [f"--{option.replace('_', '-')}", str(value)]
@@ -123,13 +130,18 @@ def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
 
 def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
     settings = config.training
+    if arguments.val_split is not None:
+        tables_root(arguments.data_root)
     reader = open_reader(arguments.data_root, arguments.version, config.sample, channels=config.sample.channels)
-    split = arguments.split or default_split(reader.version, "train")
+    split = arguments.split or split_of_reader(reader, "train")
     dataset = FusionDataset(
         reader, reader.frame_tokens(split), config.sample, augmentation=settings.augmentation, seed=settings.seed
     )
-    if arguments.val_split is not None:  # now, not after hours of training
+    if arguments.val_split is not None and isinstance(reader, NuScenesReader):  # now, not after hours of training
         load_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)
+    if settings.augmentation is not None and settings.augmentation.paste is not None:
+        database = Path(settings.augmentation.paste.database)
+        refuse_held_out_objects(database, reader, split, arguments.val_split)
     if not processes.first:
         loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
         return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)

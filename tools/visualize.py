@@ -25,7 +25,7 @@ from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.drawing.canvas import png_bytes
 from tools.drawing.sheet import FusedView, draw_sheet
 from tools.missing_sensors import MissingSensors
-from tools.open_dataset import open_reader
+from tools.open_dataset import open_tables
 from tools.progress import progress
 from tools.run_config import RunConfig
 from tools.training.run_folder import load_detector
@@ -70,7 +70,7 @@ def visualize(arguments: VisualizeArguments) -> Path:
         view = DetectorView(config, detector, arguments.min_score)
     elif arguments.source is not None:
         view = ResultsView(read_results(arguments.source), arguments.min_score, str(arguments.source))
-    reader = open_reader(arguments.data_root, arguments.version, sample_config)
+    reader = open_tables(arguments.data_root, arguments.version, sample_config)
     missing = MissingSensors()
     draw_frames(reader, _chosen_tokens(reader, arguments), view, arguments.output, missing)
     print(missing.table())
@@ -123,12 +123,13 @@ class DetectorView:
     def detections(self, frame: LogFrame) -> tuple[Boxes3D | None, FusedView | None]:
         """The boxes in ego, the fused features and the weight of each modality."""
         boxes, predictions = detect_frame(self._detector, self._config.sample, frame)
+        weights = predictions.modality_weights
         fused = FusedView(
             bev=predictions.bev[0].cpu(),
             grid=self._config.detector.grid,
-            patch=self._config.detector.fusion.stride,
-            modality_names=MODALITIES,
-            modality_weights=predictions.modality_weights[0].cpu(),
+            patch=self._config.detector.patch,
+            modality_names=MODALITIES[: 0 if weights is None else weights.shape[1]],
+            modality_weights=None if weights is None else weights[0].cpu(),
         )
         return boxes[boxes.scores >= self._min_score], fused
 

@@ -12,7 +12,10 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
-from datasets.samples.sample import EGO_MOTION_FIELDS, Sample
+from datasets.samples.sample import EGO_MOTION_FIELDS, RADAR_POINT_FIELDS, Sample
+from datasets.sensors.moved_points import moved_points
+
+_RADAR_VELOCITY = [RADAR_POINT_FIELDS.index(name) for name in ("vx_comp", "vy_comp")]
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,21 @@ def augment(sample: Sample, augmented_from_ego: Float64[Tensor, "4 4"]) -> Sampl
     if torch.equal(augmented_from_ego, torch.eye(4, dtype=torch.float64)):
         return sample
     linear, shift = augmented_from_ego[:3, :3].float(), augmented_from_ego[:3, 3].float()
-    lidar, radar = sample.lidar_points, sample.radar_points
     return replace(
         sample,
         ego_from_cam=augmented_from_ego.float() @ sample.ego_from_cam,
-        lidar_points=torch.cat([lidar[:, :3] @ linear.T + shift, lidar[:, 3:]], dim=1),
-        radar_points=torch.cat(
-            [radar[:, :3] @ linear.T + shift, radar[:, 3:4], radar[:, 4:6] @ linear[:2, :2].T, radar[:, 6:]], dim=1
-        ),
+        lidar_points=moved_points(sample.lidar_points, augmented_from_ego),
+        radar_points=_turned_radar(sample.radar_points, augmented_from_ego),
         ego_motion=_turned_ego_motion(sample.ego_motion, linear, shift) * sample.ego_motion_valid[:, None],
         global_from_ego=sample.global_from_ego @ torch.linalg.inv(augmented_from_ego),
         boxes=None if sample.boxes is None else turned_boxes(sample.boxes, augmented_from_ego),
     )
+
+
+def _turned_radar(points: Float32[Tensor, "R 7"], augmented_from_ego: Float64[Tensor, "4 4"]) -> Float32[Tensor, "R 7"]:
+    turned = moved_points(points, augmented_from_ego)
+    turned[:, _RADAR_VELOCITY] = points[:, _RADAR_VELOCITY] @ augmented_from_ego[:2, :2].float().T
+    return turned
 
 
 def turned_boxes(boxes: Boxes3D, augmented_from_ego: Float64[Tensor, "4 4"]) -> Boxes3D:

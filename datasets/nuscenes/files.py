@@ -23,6 +23,7 @@ from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS
 from datasets.sensors.images import picture_size
 
 _LIDAR_BEAMS = 32
+_LITTLE_ENDIAN_FLOAT = np.dtype("<f4")
 # No sensor file of nuScenes comes near this; a larger one is not what its name says.
 _MAX_FILE_BYTES = 256 * 2**20
 _MAX_PCD_HEADER_BYTES = 16_384
@@ -53,10 +54,9 @@ def read_lidar_sweep(root: Path, filename: str) -> SweepFile:
         detail = f"{filename}: {len(content)} bytes are no whole number of points of {point_bytes} bytes"
         raise SensorFileError(FaultReason.TRUNCATED, detail)
     # The file's own bytes, on machines that are little-endian as it is.
-    records = content.view("<f4").reshape(-1, len(LIDAR_FIELDS))
-    points = torch.from_numpy(records.astype(np.float32, copy=False))
-    finite, rings = _look_over(points.numpy())
-    dropped = ""
+    records = content.view(_LITTLE_ENDIAN_FLOAT).reshape(-1, len(LIDAR_FIELDS)).astype(np.float32, copy=False)
+    finite, rings = _look_over(records)
+    points, dropped = torch.from_numpy(records), ""
     if not finite:
         points, dropped = _finite(points, LIDAR_FIELDS, filename)
         rings = _look_over(points.numpy())[1]
@@ -86,11 +86,15 @@ def read_radar_sweep(root: Path, filename: str) -> SweepFile:
         cut = header.points * header.point_type.itemsize <= _MAX_FILE_BYTES
         raise SensorFileError(FaultReason.TRUNCATED if cut else FaultReason.HEADER_MISMATCH, detail)
     records = np.frombuffer(content, dtype=header.point_type, count=header.points, offset=header.data_start)
+    columns = np.empty((header.points, len(RADAR_FIELDS)), np.float32)
     # A double too large for float32 becomes infinite here, and is dropped as such below.
     with np.errstate(over="ignore"):
-        columns = [records[name].astype(np.float32) for name in RADAR_FIELDS]
-    points = torch.from_numpy(np.stack(columns, axis=1))
-    if len(points) and bool(points[0].isnan().any()):
+        for column, name in enumerate(RADAR_FIELDS):
+            columns[:, column] = records[name]
+    points = torch.from_numpy(columns)
+    if np.isfinite(columns).all():
+        return SweepFile(points, "")
+    if bool(points[0].isnan().any()):
         return SweepFile(points[:0], "")
     return _finite(points, RADAR_FIELDS, filename)
 
@@ -145,14 +149,7 @@ def read_file(root: Path, filename: str) -> bytes:
 
 def _read_bytes(root: Path, filename: str) -> NDArray[np.uint8]:
     """What `read_file` says, in memory that may be written to: points need no copy."""
-    path = path_under(root, filename)
-    try:
-        # Without O_NONBLOCK, opening a named pipe waits for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
-        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename}: there is no such file") from None
-    except OSError as error:
-        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename:.200}: not readable: {error.strerror}") from None
+    descriptor = _open(root, filename)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -178,18 +175,44 @@ def _read_bytes(root: Path, filename: str) -> NDArray[np.uint8]:
         os.close(descriptor)
 
 
+def _open(root: Path, filename: str) -> int:
+    """A descriptor for reading. Raises as `read_file` does."""
+    # Without O_NONBLOCK, opening a named pipe waits for ever.
+    flags = os.O_RDONLY | os.O_NONBLOCK
+    folder, _, name = filename.rpartition("/")
+    if name != "..":
+        try:
+            # Forty files in a dozen folders make a sample: each folder is looked at once, and the file is no link.
+            return os.open(f"{_folder(root, folder)}/{name}", flags | os.O_NOFOLLOW)
+        except (InputRefused, SensorFileError, OSError, ValueError):
+            pass  # a link within the dataset, or an error that is told in full
+    path = path_under(root, filename)
+    try:
+        return os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename}: there is no such file") from None
+    except OSError as error:
+        raise SensorFileError(FaultReason.MISSING_FILE, f"{filename:.200}: not readable: {error.strerror}") from None
+
+
 def path_under(root: Path, filename: str) -> Path:
     """The path of a file of the dataset; neither `..` nor a symbolic link may lead out of the dataroot.
 
     The root itself and its first level (`samples`, `sweeps`) may be links to another disk: the user made those.
     Raises InputRefused where it leads out, SensorFileError MISSING_FILE where no system has such a path.
     """
+    _resolved(root, filename)
+    return root / filename
+
+
+def _resolved(root: Path, filename: str) -> str:
+    """Where a path of the dataset really is. Raises as `path_under` does."""
     parts = Path(filename).parts
     if not parts or Path(filename).is_absolute() or ".." in parts:
         raise InputRefused(f"{root}: the file name {filename!r:.200} leaves the dataroot.")
     path = root / filename
     try:
-        # realpath resolves as Path.resolve does, in a fifth of the time: forty files make a sample.
+        # realpath resolves as Path.resolve does, in a fifth of the time.
         resolved = os.path.realpath(path)
         homes = _homes(root, parts[0] if len(parts) > 1 else "")
     except (OSError, RuntimeError, ValueError) as error:
@@ -198,7 +221,13 @@ def path_under(root: Path, filename: str) -> Path:
         raise SensorFileError(FaultReason.MISSING_FILE, f"{shown:.200}: not readable: {error}") from None
     if not any(resolved.startswith(home.rstrip(os.sep) + os.sep) for home in homes):
         raise InputRefused(f"{path}: a symbolic link leads out of the dataroot, to {resolved}; copy the file instead.")
-    return path
+    return resolved
+
+
+@lru_cache(maxsize=256)
+def _folder(root: Path, folder: str) -> str:
+    """Where a folder of the dataset really is, remembered as `_homes` are. Raises as `path_under` does."""
+    return _resolved(root, folder)
 
 
 @lru_cache(maxsize=64)
@@ -221,9 +250,21 @@ def parse_pcd_header(content: bytes, filename: str) -> PcdHeader:
 
     Raises SensorFileError BAD_HEADER or HEADER_MISMATCH.
     """
+    data = content.find(b"\nDATA ", 0, _MAX_PCD_HEADER_BYTES)
+    end = content.find(b"\n", data + 1, _MAX_PCD_HEADER_BYTES) + 1 if data >= 0 else 0
+    try:
+        # Radars write the same few headers again and again: what is understood of one is remembered.
+        return _parsed(content[:end]) if end else _parsed.__wrapped__(content[:_MAX_PCD_HEADER_BYTES])
+    except SensorFileError as error:
+        raise SensorFileError(error.reason, f"{filename}: {error.detail}") from None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(content: bytes) -> PcdHeader:
+    """What `parse_pcd_header` says; the errors do not name the file."""
 
     def bad(problem: str) -> SensorFileError:
-        return SensorFileError(FaultReason.BAD_HEADER, f"{filename}: {problem}")
+        return SensorFileError(FaultReason.BAD_HEADER, problem)
 
     entries: dict[str, list[str]] = {}
     start = 0
@@ -256,6 +297,6 @@ def parse_pcd_header(content: bytes, filename: str) -> PcdHeader:
     except (KeyError, ValueError, IndexError):
         raise bad("SIZE, TYPE, WIDTH, HEIGHT or POINTS is missing or not understood") from None
     if width < 0 or height < 0 or points != width * height:
-        detail = f"{filename}: WIDTH {width} x HEIGHT {height} do not make POINTS {points}"
+        detail = f"WIDTH {width} x HEIGHT {height} do not make POINTS {points}"
         raise SensorFileError(FaultReason.HEADER_MISMATCH, detail)
     return PcdHeader(np.dtype(list(zip(names, columns, strict=True))), points, start)

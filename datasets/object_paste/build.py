@@ -33,12 +33,14 @@ def build_object_database(
     config: SampleConfig,
     folder: Path,
     *,
+    version: str,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Cut every annotated object that a LiDAR point hit out of these frames; write them to `folder`, return how many.
 
-    The sweeps and channels are those of `config`; radar returns of every state are kept. `progress` is called with 1
-    after each frame. Raises InputRefused where the folder exists. A sensor that is absent or broken gives nothing.
+    The sweeps and channels are those of `config`; radar returns of every state are kept. `version` is the dataset's;
+    `progress` is called with 1 after each frame. Raises InputRefused where the folder exists. A sensor that is absent
+    or broken gives nothing.
     """
     everything = replace(config, radar_filter=NO_RADAR_FILTER, pad_lidar_sweeps=False)
 
@@ -48,7 +50,9 @@ def build_object_database(
             if progress is not None:
                 progress(1)
 
-    return write_object_database(folder, objects(), lidar_sweeps=config.lidar_sweeps, radar_sweeps=config.radar_sweeps)
+    return write_object_database(
+        folder, objects(), version=version, lidar_sweeps=config.lidar_sweeps, radar_sweeps=config.radar_sweeps
+    )
 
 
 def objects_of_frame(frame: LogFrame, config: SampleConfig) -> list[RecordedObject]:
@@ -66,6 +70,7 @@ def objects_of_frame(frame: LogFrame, config: SampleConfig) -> list[RecordedObje
         objects.append(
             RecordedObject(
                 token=frame.annotations.tokens[index],
+                scene=frame.scene_name,
                 box=box,
                 lidar_points=points_in_box_frame(box, lidar[lidar_inside.of(index)]),
                 radar_returns=returns_in_box_frame(box, radar[radar_inside.of(index)]),

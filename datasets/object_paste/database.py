@@ -27,11 +27,12 @@ from datasets.faults import InputRefused
 from datasets.samples.sample import LIDAR_POINT_FIELDS
 from datasets.sensors.sweeps import RADAR_RETURN_FIELDS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _TOKEN_BYTES = 64
 _RECORD = np.dtype(
     [
         ("token", f"S{_TOKEN_BYTES}"),
+        ("scene", "<i4"),  # its place in the scenes of database.json
         ("center", "<f4", 3),
         ("size_wlh", "<f4", 3),
         ("yaw", "<f4"),
@@ -66,7 +67,7 @@ class ObjectPicture:
 
 @dataclass(frozen=True)
 class RecordedObject:
-    """One object at one keyframe: its `box` (a set of one, in ego), and what the sensors saw of it.
+    """One object at one keyframe of a scene: its `box` (a set of one, in ego), and what the sensors saw of it.
 
     `lidar_points` (LIDAR_POINT_FIELDS) and `radar_returns` (RADAR_RETURN_FIELDS) in the box's own frame: origin in its
     middle, x along its length; both velocities in the box's axes: (vx, vy) as the radar measured it, relative to the
@@ -74,6 +75,7 @@ class RecordedObject:
     """
 
     token: str
+    scene: str
     box: Boxes3D
     lidar_points: Float32[Tensor, "P 5"]
     radar_returns: Float32[Tensor, "R 19"]
@@ -81,12 +83,12 @@ class RecordedObject:
 
 
 def write_object_database(
-    folder: Path, objects: Iterable[RecordedObject], *, lidar_sweeps: int, radar_sweeps: int
+    folder: Path, objects: Iterable[RecordedObject], *, version: str, lidar_sweeps: int, radar_sweeps: int
 ) -> int:
     """Write the objects, one at a time, and return how many there were. The folder appears when it is complete.
 
-    Raises InputRefused where it exists already, and for a token of more than 64 bytes. `lidar_sweeps`, `radar_sweeps`:
-    how many the objects were made of.
+    Raises InputRefused where it exists already, and for a token of more than 64 bytes. `version`: the version of the
+    dataset that they are cut out of; `lidar_sweeps`, `radar_sweeps`: how many the objects were made of.
     """
     if folder.exists():
         raise InputRefused(f"{folder} exists: name a new folder for the database, or remove this one.")
@@ -97,12 +99,14 @@ def write_object_database(
     growing.chmod(0o777 & ~_umask())
     try:
         records: list[NDArray[Any]] = []
+        scenes: dict[str, int] = {}
         with (growing / "data.bin").open("wb") as file:
             for recorded in objects:
                 data = recorded.lidar_points.numpy().astype("<f4").tobytes()
                 data += recorded.radar_returns.numpy().astype("<f4").tobytes()
                 data += recorded.picture.encoded if recorded.picture is not None else b""
-                records.append(_record(recorded, file.tell(), zlib.crc32(data)))
+                scene = scenes.setdefault(recorded.scene, len(scenes))
+                records.append(_record(recorded, scene, file.tell(), zlib.crc32(data)))
                 file.write(data)
             size = file.tell()
             # A file of no bytes cannot be mapped.
@@ -110,6 +114,8 @@ def write_object_database(
         np.save(growing / "objects.npy", np.stack(records) if records else np.zeros(0, _RECORD), allow_pickle=False)
         described = {
             "format": FORMAT_VERSION,
+            "version": version,
+            "scenes": list(scenes),
             "objects": len(records),
             "data_bytes": size,
             "lidar_fields": LIDAR_POINT_FIELDS,
@@ -131,7 +137,7 @@ def _umask() -> int:
     return mask
 
 
-def _record(recorded: RecordedObject, start: int, crc32: int) -> NDArray[Any]:
+def _record(recorded: RecordedObject, scene: int, start: int, crc32: int) -> NDArray[Any]:
     record = np.zeros((), _RECORD)
     box, picture = recorded.box, recorded.picture
     token = recorded.token.encode("utf-8", "surrogatepass")
@@ -141,7 +147,7 @@ def _record(recorded: RecordedObject, start: int, crc32: int) -> NDArray[Any]:
             f"The annotation's token {recorded.token!r:.200} has {len(token)} bytes, or ends in a zero: a database of "
             f"objects holds tokens of up to {_TOKEN_BYTES} bytes; give the annotations shorter ones."
         )
-    record["token"] = token
+    record["token"], record["scene"] = token, scene
     record["center"], record["size_wlh"] = box.centers[0].numpy(), box.sizes_wlh[0].numpy()
     record["yaw"], record["velocity"] = float(box.yaws[0]), box.velocities[0].numpy()
     record["label"], record["attribute"] = int(box.labels[0]), int(box.attributes[0])
@@ -154,7 +160,8 @@ def _record(recorded: RecordedObject, start: int, crc32: int) -> NDArray[Any]:
 
 
 class ObjectDatabase:
-    """The objects of a folder that `write_object_database` wrote, read when they are asked for.
+    """The objects of a folder that `write_object_database` wrote, read when they are asked for. `version` and `scenes`
+    say what they were cut out of.
 
     Raises InputRefused for a folder that is no such database, is of another version, or is damaged.
     """
@@ -162,6 +169,8 @@ class ObjectDatabase:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         described = _described(folder)
+        self.version: str = described["version"]
+        self.scenes: tuple[str, ...] = tuple(described["scenes"])
         self.lidar_sweeps = int(described["lidar_sweeps"])
         self.radar_sweeps = int(described["radar_sweeps"])
         try:
@@ -181,10 +190,10 @@ class ObjectDatabase:
         )
         ends = np.concatenate([[0], np.cumsum(sizes)])
         whole = np.array_equal(records["start"], ends[:-1]) and ends[-1] == described["data_bytes"] <= len(self._data)
-        names = len(DETECTION_CLASSES), len(ATTRIBUTES)
+        names = len(DETECTION_CLASSES), len(ATTRIBUTES), len(self.scenes)
         known = [
             ((records[field] >= low) & (records[field] < high)).all()
-            for field, low, high in (("label", 0, names[0]), ("attribute", -1, names[1]))
+            for field, low, high in (("label", 0, names[0]), ("attribute", -1, names[1]), ("scene", 0, names[2]))
         ]
         counted = all((records[field] >= 0).all() for field in ("lidar_points", "radar_returns", "picture_bytes"))
         finite = all(np.isfinite(records[field]).all() for field in ("center", "size_wlh", "yaw", "outline"))
@@ -218,6 +227,7 @@ class ObjectDatabase:
             picture = ObjectPicture(encoded, left, top, (outline[0], outline[1], outline[2], outline[3]))
         return RecordedObject(
             token=bytes(record["token"]).decode("utf-8", "surrogatepass"),
+            scene=self.scenes[int(record["scene"])],
             box=self.boxes(np.array([row])),
             lidar_points=self._floats(lidar_start, radar_start, len(LIDAR_POINT_FIELDS)),
             radar_returns=self._floats(radar_start, picture_start, len(RADAR_RETURN_FIELDS)),
@@ -265,13 +275,17 @@ def _described(folder: Path) -> dict[str, Any]:
     path = folder / "database.json"
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        found = described["format"]
+        if described["format"] != FORMAT_VERSION:
+            raise InputRefused(f"{path} describes another format than this version writes: build the database again.")
         fields = (tuple(described["lidar_fields"]), tuple(described["radar_fields"]))
         counts = [described[name] for name in ("objects", "data_bytes", "lidar_sweeps", "radar_sweeps")]
+        names = [described["version"], *described["scenes"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputRefused(f"{folder} holds no database of objects: {path.name}: {error!r:.200}.") from error
-    if found != FORMAT_VERSION or fields != (LIDAR_POINT_FIELDS, RADAR_RETURN_FIELDS):
-        raise InputRefused(f"{path} describes another format than this version writes: build the database again.")
+    if fields != (LIDAR_POINT_FIELDS, RADAR_RETURN_FIELDS):
+        raise InputRefused(f"{path} describes other columns than this version writes: build the database again.")
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         raise InputRefused(f"{path}: its counts must be whole numbers that are not negative.")
+    if not isinstance(described["scenes"], list) or not all(isinstance(name, str) for name in names):
+        raise InputRefused(f"{path}: its version and its scenes must be names.")
     return dict(described)

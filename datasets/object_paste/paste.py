@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibration.transforms import from_yaw, invert, transform_points
+from calibration.transforms import from_yaw, invert
 from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES
 from datasets.faults import InputRefused
@@ -23,6 +23,7 @@ from datasets.object_paste.bev_overlap import bev_overlaps
 from datasets.object_paste.database import ObjectDatabase, RecordedObject
 from datasets.samples.make_sample import SampleConfig, radar_points, thinned
 from datasets.samples.sample import Sample
+from datasets.sensors.moved_points import moved_points
 from datasets.sensors.points_in_boxes import points_in_boxes
 
 _VELOCITIES = tuple(RADAR_FIELDS.index(name) for name in ("vx", "vx_comp"))
@@ -140,7 +141,7 @@ class ObjectPaster:
         lidar, radar = sample.lidar_points, sample.radar_points
         poses = [from_yaw(float(box.yaws), box.centers[0].tolist()) for box in _single(placed.boxes)]
         if sample.lidar_available:
-            clouds = [_moved(pose, recorded.lidar_points) for pose, recorded in zip(poses, objects, strict=True)]
+            clouds = [moved_points(recorded.lidar_points, pose) for pose, recorded in zip(poses, objects, strict=True)]
             lidar = thinned(torch.cat([_outside(placed.boxes, lidar), *clouds]), self._config.max_lidar_points)
         if bool(sample.radar_available.any()):
             returns = torch.cat(
@@ -183,14 +184,9 @@ def _single(boxes: Boxes3D) -> list[Boxes3D]:
     return [boxes[torch.tensor([index])] for index in range(len(boxes))]
 
 
-def _moved(ego_from_box: Float64[Tensor, "4 4"], points: Float32[Tensor, "P C"]) -> Float32[Tensor, "P C"]:
-    xyz = transform_points(ego_from_box, points[:, :3].double()).float()
-    return torch.cat([xyz, points[:, 3:]], dim=1)
-
-
 def _turned_returns(ego_from_box: Float64[Tensor, "4 4"], returns: Float32[Tensor, "R 19"]) -> Float32[Tensor, "R 19"]:
     """Radar returns from the box's frame to ego: places and velocities."""
-    moved = _moved(ego_from_box, returns)
+    moved = moved_points(returns, ego_from_box)
     for column in _VELOCITIES:
         moved[:, column : column + 2] = returns[:, column : column + 2] @ ego_from_box[:2, :2].float().T
     return moved
@@ -203,7 +199,7 @@ def returns_in_box_frame(box: Boxes3D, returns: Float32[Tensor, "R 19"]) -> Floa
 
 def points_in_box_frame(box: Boxes3D, points: Float32[Tensor, "P C"]) -> Float32[Tensor, "P C"]:
     """LiDAR points from ego to the frame of one box: what a database holds."""
-    return _moved(invert(from_yaw(float(box.yaws), box.centers[0].tolist())), points)
+    return moved_points(points, invert(from_yaw(float(box.yaws), box.centers[0].tolist())))
 
 
 def _outside(boxes: Boxes3D, points: Float32[Tensor, "P C"]) -> Float32[Tensor, "K C"]:

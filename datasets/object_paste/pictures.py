@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,18 +40,23 @@ def paste_pictures(
     """
     boxes = Boxes3D.concatenated([present, pasted])
     corners = transform_points(cam_from_ego, boxes.corners().double().flatten(0, 1)).reshape(-1, 8, 3)
-    outlines = [outline_in_picture(intrinsics, eight) for eight in corners]
     changed_from_recorded = change.matrix()
-    polygons = [None if outline is None else _through(changed_from_recorded, outline) for outline in outlines]
-    windows = [None if polygon is None else _window(polygon, change) for polygon in polygons]
-    if all(window is None for window in windows[len(present) :]):
+    order = _farthest_first(
+        transform_points(cam_from_ego, boxes.centers.double()).norm(dim=1),
+        _may_be_seen(changed_from_recorded @ intrinsics, corners, change),
+        len(present),
+    )
+    if not order:
         return picture
     original = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
     canvas = original.copy()
-    distances = transform_points(cam_from_ego, boxes.centers.double()).norm(dim=1)
-    for index in torch.argsort(distances, descending=True, stable=True).tolist():
-        window, polygon, outline = windows[index], polygons[index], outlines[index]
-        if window is None or polygon is None or outline is None:
+    for index in order:
+        outline = outline_in_picture(intrinsics, corners[index])
+        if outline is None:
+            continue
+        polygon = _through(changed_from_recorded, outline)
+        window = _window(polygon, change)
+        if window is None:
             continue
         left, top, right, bottom = window
         mask = np.zeros((bottom - top, right - left), np.uint8)
@@ -68,6 +73,28 @@ def paste_pictures(
             patch, known = warped
             np.copyto(region, patch, where=(mask & known)[:, :, None].astype(bool))
     return torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))
+
+
+def _farthest_first(distances: Float64[Tensor, "M"], seen: Bool[Tensor, "M"], present: int) -> list[int]:
+    """Which boxes have to be drawn, and in which order: the first `present` of them only over a pasted one."""
+    pasted = seen.clone()
+    pasted[:present] = False
+    if not bool(pasted.any()):
+        return []
+    drawn = seen & (pasted | (distances <= distances[pasted].max()))
+    return [index for index in torch.argsort(distances, descending=True, stable=True).tolist() if drawn[index]]
+
+
+def _may_be_seen(
+    changed_from_cam: Float64[Tensor, "3 3"], corners_cam: Float64[Tensor, "M 8 3"], change: PictureChange
+) -> Bool[Tensor, "M"]:
+    """All boxes but those that lie behind the camera, and of those wholly in front of it but beside the result: most
+    of a frame's, for which nothing more has to be worked out.
+    """
+    ahead = corners_cam[:, :, 2] >= _NEAR
+    pixels, _ = project(changed_from_cam, corners_cam)
+    beside = (pixels.amax(dim=1) < -1.0) | (pixels.amin(dim=1) > torch.tensor([change.width, change.height]) + 1.0)
+    return ahead.any(dim=1) & ~(ahead.all(dim=1) & beside.any(dim=1))
 
 
 def outline_in_picture(

@@ -112,15 +112,30 @@ class PictureChange:
             changed_from_reduced = self.matrix() @ resize_matrix(float(reduction), float(reduction))
             warped = cv2.warpAffine(reduced, changed_from_reduced[:2].numpy(), size, flags=cv2.INTER_LINEAR)
             return np.asarray(warped, np.uint8)
-        resized = cv2.resize(reduced, (self.resized_width, self.resized_height), interpolation=cv2.INTER_LINEAR)
+        resized, skipped = self._resized(reduced)
         bottom, right = max(self.top + self.height, 0), max(self.left + self.width, 0)
-        window = np.asarray(resized[max(self.top, 0) : bottom, max(self.left, 0) : right], np.uint8)
+        rows = slice(max(self.top, 0) - skipped, max(bottom - skipped, 0))
+        window = np.asarray(resized[rows, max(self.left, 0) : right], np.uint8)
         placed = window
         if window.shape != (self.height, self.width, 3):
             placed = np.zeros((self.height, self.width, 3), np.uint8)
-            rows, columns = max(-self.top, 0), max(-self.left, 0)
-            placed[rows : rows + window.shape[0], columns : columns + window.shape[1]] = window
+            row, column = max(-self.top, 0), max(-self.left, 0)
+            placed[row : row + window.shape[0], column : column + window.shape[1]] = window
         return np.ascontiguousarray(placed[:, ::-1]) if self.mirrored else placed
+
+    def _resized(self, reduced: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+        """The resized picture without some rows that lie above the window, and how many these are.
+
+        Only whole steps are left out, after which both grids of rows meet again: every other pixel stays what it is,
+        but for a grey level here and there, since cv2 works out where a row lies in single precision.
+        """
+        steps = math.gcd(reduced.shape[0], self.resized_height)
+        step, step_reduced = self.resized_height // steps, reduced.shape[0] // steps
+        # Enlarging looks at rows above, too.
+        left_out = min(max(self.top, 0), self.resized_height - 1) // step if step <= step_reduced else 0
+        size = (self.resized_width, self.resized_height - left_out * step)
+        resized = cv2.resize(reduced[left_out * step_reduced :], size, interpolation=cv2.INTER_LINEAR)
+        return np.asarray(resized, np.uint8), left_out * step
 
 
 def resize_matrix(scale_u: float, scale_v: float) -> Float64[Tensor, "3 3"]:

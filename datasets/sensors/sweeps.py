@@ -63,14 +63,14 @@ class MovingSweep:
 
 def moving_sweeps(frame: LogFrame, channel: str, sweeps: Sequence[PointSweep]) -> list[MovingSweep]:
     """Sweeps of a channel on their way into the ego frame at the frame's instant, by the vehicle's own motion."""
-    ego_from_global = invert(frame.global_from_ego)
+    if not sweeps:
+        return []
+    # All products at once: ten times two small ones take as long as reading a sweep.
+    global_from_ego = torch.stack([sweep.global_from_ego for sweep in sweeps])
+    targets = invert(frame.global_from_ego) @ global_from_ego @ frame.rig.ego_from_sensor[channel]
     return [
-        MovingSweep(
-            sweep.points,
-            ego_from_global @ sweep.global_from_ego @ frame.rig.ego_from_sensor[channel],
-            (frame.timestamp_us - sweep.timestamp_us) * 1e-6,
-        )
-        for sweep in sweeps
+        MovingSweep(sweep.points, target, (frame.timestamp_us - sweep.timestamp_us) * 1e-6)
+        for sweep, target in zip(sweeps, targets, strict=True)
     ]
 
 

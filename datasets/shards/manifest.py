@@ -36,12 +36,26 @@ class Shard(_Strict):
     samples: Annotated[list[PackedSample], Field(min_length=1)]
 
 
-class Manifest(_Strict):
-    """Everything that was packed. `source`: in words, of what; `split`: which split of it."""
+class Contents(_Strict):
+    """What the frames are of: which version of which dataset, and which split of it; and how much of each frame.
 
-    format: Annotated[int, Field(ge=1, le=1)]
-    source: str
+    `lidar_sweeps`, `radar_sweeps`: the most that a frame has of a sensor, its own included. `ego_states`: past states
+    of the vehicle, half a second apart, the present one included.
+    """
+
+    dataset: str
+    version: str
     split: str
+    lidar_sweeps: Annotated[int, Field(ge=1)]
+    radar_sweeps: Annotated[int, Field(ge=1)]
+    ego_states: Annotated[int, Field(ge=1)]
+
+
+class Manifest(_Strict):
+    """Everything that was packed, and what it is."""
+
+    format: Annotated[int, Field(ge=2, le=2)]
+    contents: Contents
     shards: Annotated[list[Shard], Field(min_length=1)]
 
     @property

@@ -16,14 +16,14 @@ from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.frames import LogFrame
 from datasets.shards.frame_files import files_of_frame
-from datasets.shards.manifest import MANIFEST, Manifest, PackedSample, Shard
+from datasets.shards.manifest import MANIFEST, Contents, Manifest, PackedSample, Shard
 
 
-def pack(frames: Iterable[LogFrame], folder: Path, *, source: str, split: str, samples_per_shard: int = 32) -> Manifest:
+def pack(frames: Iterable[LogFrame], folder: Path, contents: Contents, *, samples_per_shard: int = 32) -> Manifest:
     """Write the frames, in their order, as shards of `samples_per_shard` into a folder that is new or empty.
 
-    `source` says in the manifest what they are frames of, `split` which of them. Raises InputRefused for a folder that
-    is in use and where there are no frames.
+    `contents` says in the manifest what they are frames of. Raises InputRefused for a folder that is in use and where
+    there are no frames.
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard must be at least 1, not {samples_per_shard}")
@@ -36,7 +36,7 @@ def pack(frames: Iterable[LogFrame], folder: Path, *, source: str, split: str, s
         shards.append(_write_shard(folder, f"shard-{len(shards):06d}.tar", part, len(shards) * samples_per_shard))
     if not shards:
         raise InputRefused(f"{folder}: there are no frames to pack.")
-    manifest = Manifest(format=1, source=source, split=split, shards=shards)
+    manifest = Manifest(format=2, contents=contents, shards=shards)
     write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=1).encode())
     return manifest
 

@@ -3,61 +3,88 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import fsspec
 
 from datasets.faults import InputRefused
 from datasets.frames import Annotations, LogFrame
+from datasets.nuscenes.splits import scenes_of_split
 from datasets.shards.frame_files import BadShard, annotations_of_files, frame_of_files, tells_annotations
-from datasets.shards.manifest import MANIFEST, Manifest, PackedSample, Shard, read_manifest
+from datasets.shards.manifest import MANIFEST, Contents, Manifest, PackedSample, Shard, read_manifest
+
+_ATTEMPTS = 4
+# Waiting for what is not there, or may not be seen, changes nothing.
+_LASTING = (PermissionError, IsADirectoryError, NotADirectoryError)
+
+Value = TypeVar("Value")
 
 
 class ShardReader:
     """The frames of a folder of shards, by token: a LogReader like that of the dataset that was packed.
 
     A frame is read by itself, as one range of bytes of its shard, so any order is as good as another; each is compared
-    with its checksum. `url`: a folder's path, or a URL of fsspec.
+    with its checksum. `url`: a folder's path, or a URL of fsspec. A read that fails is tried again, four times in all;
+    `wait` is called with the seconds (1, 2, 4) in between.
     Raises InputRefused where there is no manifest or it is not as packed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, wait: Callable[[float], None] = time.sleep) -> None:
         self.url = url.rstrip("/")
-        content = _read(f"{self.url}/{MANIFEST}", 0, None)
-        self.manifest: Manifest = read_manifest(content, f"{self.url}/{MANIFEST}")
-        self.fingerprint = hashlib.sha256(content).hexdigest()
-        self._places: dict[str, tuple[Shard, PackedSample]] = {
-            sample.token: (shard, sample) for shard in self.manifest.shards for sample in shard.samples
+        self._wait = wait
+        where = f"{self.url}/{MANIFEST}"
+        self.manifest: Manifest = read_manifest(self._read(where, 0, None), where)
+        self._places: dict[str, tuple[int, PackedSample]] = {
+            sample.token: (number, sample)
+            for number, shard in enumerate(self.manifest.shards)
+            for sample in shard.samples
         }
+        self._scene_names = tuple(dict.fromkeys(sample.scene for _, sample in self._places.values()))
+
+    @property
+    def contents(self) -> Contents:
+        """What was packed."""
+        return self.manifest.contents
+
+    @property
+    def version(self) -> str:
+        """The version of the dataset that was packed."""
+        return self.contents.version
+
+    @property
+    def scene_names(self) -> tuple[str, ...]:
+        """The names of the scenes here, in the order of packing."""
+        return self._scene_names
 
     def frame_tokens(self, split: str) -> tuple[str, ...]:
-        """The tokens of the split that was packed, of "all", or of scenes by name, in the order of packing.
+        """The tokens of the split that was packed; of another official split, "all" or scenes by name what is here.
 
-        Raises InputRefused for anything else: shards hold what was packed, and know of no other split.
+        Raises InputRefused for an unknown name, and where nothing of the split is here.
         """
-        every = [sample for shard in self.manifest.shards for sample in shard.samples]
-        if split in ("all", self.manifest.split):
-            return tuple(sample.token for sample in every)
-        names = [name.strip() for name in split.split(",")]
-        present = list(dict.fromkeys(sample.scene for sample in every))
-        unknown = [name for name in names if name not in present]
-        if unknown:
-            there = ", ".join(present[:10]) + (f" and {len(present) - 10} more" if len(present) > 10 else "")
-            raise InputRefused(
-                f"{self.url}: {unknown[0]!r} is neither the split that was packed ({self.manifest.split}), nor all, "
-                f"nor a scene here; the scenes here are {there}."
-            )
-        return tuple(sample.token for name in names for sample in every if sample.scene == name)
+        if split == self.contents.split:
+            return tuple(self._places)
+        scenes = scenes_of_split(split, self._scene_names, self.version, where=self.url)
+        samples = [sample for _, sample in self._places.values()]
+        place = {scene: number for number, scene in enumerate(scenes)}
+        chosen = sorted((sample for sample in samples if sample.scene in place), key=lambda of: place[of.scene])
+        return tuple(sample.token for sample in chosen)
+
+    def shard_of(self, token: str) -> int:
+        """The number of the shard that holds a frame. Raises KeyError for a token that is not here."""
+        return self._places[token][0]
 
     def frame(self, token: str) -> LogFrame:
         """The frame as it was packed, to the bit; sensors that were absent then are in its `faults`.
 
         Raises KeyError for a token that is not here, InputRefused where the shard is not as packed.
         """
-        shard, sample = self._places[token]
+        shard, sample = self._place(token)
         where = f"{self.url}/{shard.name}"
-        content = _read(where, sample.offset, sample.size)
+        content = self._read(where, sample.offset, sample.size)
+        if len(content) < sample.size:
+            raise InputRefused(f"{where}: sample {token}: the shard ends before it does; fetch the shard again.")
         if hashlib.sha256(content).hexdigest() != sample.sha256:
             raise InputRefused(f"{where}: sample {token}: the bytes have changed since packing; fetch the shard again.")
         try:
@@ -74,15 +101,47 @@ class ShardReader:
         Pictures and points are skipped, and so there is nothing to compare with the frame's checksum: `frame` does
         that. Raises as `frame` does.
         """
-        shard, sample = self._places[token]
+        shard, sample = self._place(token)
         where = f"{self.url}/{shard.name}"
         try:
-            found, annotations = annotations_of_files(_files_of_annotations(where, sample))
+            files = self._patiently(where, lambda filesystem, path: _files_of_annotations(filesystem, path, sample))
+            found, annotations = annotations_of_files(files)
         except (BadShard, tarfile.TarError) as error:
             raise InputRefused(f"{where}: sample {token}: {error}.") from None
         if found != token:
             raise InputRefused(f"{where}: expected sample {token}, found {found}.")
         return annotations
+
+    def _place(self, token: str) -> tuple[Shard, PackedSample]:
+        number, sample = self._places[token]
+        return self.manifest.shards[number], sample
+
+    def _read(self, url: str, offset: int, size: int | None) -> bytes:
+        """A range of a file, or with None all that follows. Raises InputRefused where it cannot be read."""
+        end = None if size is None else offset + size
+        return self._patiently(url, lambda filesystem, path: bytes(filesystem.cat_file(path, start=offset, end=end)))
+
+    def _patiently(self, url: str, read: Callable[[fsspec.AbstractFileSystem, str], Value]) -> Value:
+        """What `read` gives. Raises InputRefused where the file cannot be read, also not when it is tried again."""
+        try:
+            filesystem, path = fsspec.core.url_to_fs(url)
+        except (OSError, ValueError, ImportError) as error:
+            raise InputRefused(f"{url}: not readable: {error}.") from None
+        for attempt in range(_ATTEMPTS):
+            try:
+                return read(filesystem, path)
+            except (BadShard, tarfile.TarError):
+                raise
+            except FileNotFoundError:
+                hint = " Was the packing finished?" if url.endswith(MANIFEST) else ""
+                raise InputRefused(f"{url}: there is no such file.{hint}") from None
+            except _LASTING as error:
+                raise InputRefused(f"{url}: not readable: {error}.") from None
+            except Exception as error:  # each file system has exceptions of its own for a network that fails
+                cause = f"{type(error).__name__}: {error}"
+            if attempt + 1 < _ATTEMPTS:
+                self._wait(2.0**attempt)
+        raise InputRefused(f"{url}: not readable, tried {_ATTEMPTS} times, last: {cause:.300}.")
 
 
 def _files(content: bytes) -> dict[str, bytes]:
@@ -97,41 +156,20 @@ def _files(content: bytes) -> dict[str, bytes]:
     return files
 
 
-def _files_of_annotations(url: str, sample: PackedSample) -> dict[str, bytes]:
-    """As `_files`, from the shard itself: only the heads of other files are read. Raises InputRefused as `_read`."""
+def _files_of_annotations(filesystem: fsspec.AbstractFileSystem, path: str, sample: PackedSample) -> dict[str, bytes]:
+    """As `_files`, from the shard itself: only the heads of other files are read."""
     files: dict[str, bytes] = {}
     end = sample.offset + sample.size
-    with _refusing_unreadable(url):
-        filesystem, path = fsspec.core.url_to_fs(url)
-        with filesystem.open(path, "rb") as shard:
-            shard.seek(sample.offset)
-            with tarfile.open(fileobj=shard, mode="r:") as archive:
-                for entry in archive:
-                    if entry.offset >= end:
-                        break
-                    if entry.offset_data + entry.size > end:
-                        raise BadShard(f"{entry.name!r:.100} goes on behind the sample")
-                    file = entry.name.partition(".")[2]
-                    data = archive.extractfile(entry) if entry.isreg() and tells_annotations(file) else None
-                    if data is not None:
-                        files[file] = data.read()
+    with filesystem.open(path, "rb") as shard:
+        shard.seek(sample.offset)
+        with tarfile.open(fileobj=shard, mode="r:") as archive:
+            for entry in archive:
+                if entry.offset >= end:
+                    break
+                if entry.offset_data + entry.size > end:
+                    raise BadShard(f"{entry.name!r:.100} goes on behind the sample")
+                file = entry.name.partition(".")[2]
+                data = archive.extractfile(entry) if entry.isreg() and tells_annotations(file) else None
+                if data is not None:
+                    files[file] = data.read()
     return files
-
-
-def _read(url: str, offset: int, size: int | None) -> bytes:
-    """A range of a file, or with None all that follows. Raises InputRefused where it cannot be read."""
-    with _refusing_unreadable(url):
-        filesystem, path = fsspec.core.url_to_fs(url)
-        content: bytes = filesystem.cat_file(path, start=offset, end=None if size is None else offset + size)
-    return content
-
-
-@contextmanager
-def _refusing_unreadable(url: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        hint = " Was the packing finished?" if url.endswith(MANIFEST) else ""
-        raise InputRefused(f"{url}: there is no such file.{hint}") from None
-    except (OSError, ValueError, ImportError) as error:
-        raise InputRefused(f"{url}: not readable: {error}.") from None

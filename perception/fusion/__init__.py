@@ -1,1 +1,1 @@
-"""How the sensors' BEVs become one."""
+"""How the sensors become one: a file for each strategy, `strategy.py` what they share, `build.py` the choice."""

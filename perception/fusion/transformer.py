@@ -1,6 +1,7 @@
 """The BEV mid-fusion transformer: modalities attend at each cell, then cells attend to their neighbourhood."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from perception.bev_neck import CellNorm
 from perception.fusion.modality_attention import ModalityAttention
+from perception.fusion.strategy import FusionStrategy
 from perception.fusion.window_attention import WindowLayer
 from perception.grid import BevGrid
 
@@ -19,6 +21,7 @@ class FusionTransformerConfig:
     `width`: channels of a patch. `window`: patches along a window's side. `expansion`: of the feed-forward layers.
     """
 
+    kind: Literal["transformer"] = "transformer"
     layers: int = 2
     width: int = 64
     heads: int = 4
@@ -35,9 +38,20 @@ class FusionTransformerConfig:
         if self.width % self.heads:
             raise ValueError(f"a width of {self.width} does not divide into {self.heads} heads")
 
+    def check(self, grid: BevGrid, channels: int) -> None:
+        """Raise ValueError where a BEV of these cells and channels does not divide into patches and heads."""
+        if channels % self.heads:
+            raise ValueError(f"{channels} channels do not divide into the fusion's {self.heads} heads")
+        rows, columns = grid.shape
+        if rows % self.stride or columns % self.stride:
+            raise ValueError(
+                f"a grid of {rows} x {columns} cells is no whole number of the fusion's patches of "
+                f"{self.stride} x {self.stride} cells"
+            )
 
-class BevFusionTransformer(nn.Module):
-    """Any subset of camera, LiDAR, radar and pose to one BEV; one set of weights serves all subsets.
+
+class BevFusionTransformer(FusionStrategy):
+    """The modalities attend to one another at each cell, then the cells to their neighbourhood.
 
     First each cell fuses its modalities at the full resolution, where objects are apart (`ModalityAttention`); then
     patches of cells look around in shifted windows (`WindowLayer`, after Swin, Liu et al. 2021), which needs reach
@@ -46,11 +60,8 @@ class BevFusionTransformer(nn.Module):
 
     def __init__(self, config: FusionTransformerConfig, grid: BevGrid, channels: int) -> None:
         super().__init__()
+        config.check(grid, channels)
         rows, columns = grid.shape
-        if rows % config.stride or columns % config.stride:
-            raise ValueError(
-                f"a BEV of {rows} x {columns} cells is no whole number of patches of {config.stride} cells"
-            )
         self.at_cells = ModalityAttention(channels, config.heads)
         self.to_patches = nn.Conv2d(channels, config.width, config.stride, config.stride)
         self.row_position = nn.Parameter(torch.randn(rows // config.stride, 1, config.width) * 0.02)
@@ -68,12 +79,9 @@ class BevFusionTransformer(nn.Module):
         pose: Float[Tensor, "B C"],
         availability: Bool[Tensor, "B 4"],
     ) -> tuple[Float[Tensor, "B C Y X"], Float[Tensor, "B 4 Y X"]]:
-        """The fused BEV, and how much each modality weighs at each cell.
+        """See FusionStrategy. With no modality available every sample gets the same learned BEV.
 
-        modality_bevs: camera, LiDAR, radar. availability and the weights: in the order of
-        datasets.samples.batch.MODALITIES.
-        What stands in the BEV (or the pose) of a modality that is not available has no influence at all; with none
-        available every sample gets the same learned BEV. Weights lie in [0, 1] and are 0 for an absent modality.
+        The weights are those at the cells, before the windows; what is left to 1 went to "nothing seen".
         """
         rows, columns = modality_bevs.shape[-2:]
         sensors = modality_bevs.permute(0, 1, 3, 4, 2).flatten(2, 3)  # channels last, as the branches lay them out

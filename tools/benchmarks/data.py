@@ -11,6 +11,7 @@ from tools.benchmarks.index import bench_index
 from tools.benchmarks.machine import this_machine
 from tools.benchmarks.nuscenes_tables import TablesSize
 from tools.benchmarks.samples import bench_samples
+from tools.exit_codes import CommandFailed
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,21 @@ class DataBench:
     """A dataroot with pictures of 1600 x 900 to make samples from. Default: a synthetic one is written first."""
     devkit: bool = True
     """Open the tables with the devkit, too."""
+    rounds: int = 5
+    """How often all ways of a comparison take their turns: more of them steady the medians."""
     output: Path | None = None
     """A JSON file for the figures."""
 
 
 def bench_data(arguments: DataBench) -> Path | None:
-    """Measure, print tables, and write the figures to `arguments.output`. Raises InputRefused for bad settings."""
-    if arguments.scenes < 1:
-        raise InputRefused(f"--scenes must be 1 or more, not {arguments.scenes}.")
+    """Measure, print tables, and write the figures to `arguments.output`.
+
+    Raises InputRefused for bad settings, and CommandFailed, after all that, where results do not agree with the other
+    ways' within their bounds: then the times are of no use.
+    """
+    for name in ("scenes", "rounds"):
+        if getattr(arguments, name) < 1:
+            raise InputRefused(f"--{name} must be 1 or more, not {getattr(arguments, name)}.")
     scratch = Path(tempfile.gettempdir()) if arguments.scratch is None else arguments.scratch
     if not scratch.is_dir():
         raise InputRefused(f"{scratch} is no folder: name one for the generated tables with --scratch.")
@@ -43,10 +51,11 @@ def bench_data(arguments: DataBench) -> Path | None:
     print(machine.text(), flush=True)
     index = bench_index(scratch, TablesSize(scenes=arguments.scenes), devkit=arguments.devkit)
     print("\n".join(index.lines()), flush=True)
-    samples = bench_samples(world=arguments.world)
+    samples = bench_samples(rounds=arguments.rounds, world=arguments.world)
     print(samples.table())
-    if arguments.output is None:
-        return None
-    figures = {"machine": asdict(machine), "index": asdict(index), "samples": asdict(samples)}
-    write_atomically(arguments.output, (json.dumps(figures, indent=2) + "\n").encode())
+    if arguments.output is not None:
+        figures = {"machine": asdict(machine), "index": asdict(index), "samples": asdict(samples)}
+        write_atomically(arguments.output, (json.dumps(figures, indent=2) + "\n").encode())
+    if samples.out_of_bounds():
+        raise CommandFailed(f"the results are not those of the other ways: {'; '.join(samples.out_of_bounds())}.")
     return arguments.output

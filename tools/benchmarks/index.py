@@ -1,4 +1,4 @@
-"""What the index of nuScenes' tables costs: building it, opening it, and beside that the devkit opening the tables."""
+"""What nuScenes' tables cost: building the index, opening it, checking them; beside that the devkit opening them."""
 
 import statistics
 import tempfile
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.nuscenes.check.check import check_dataset
 from datasets.nuscenes.reader import NuScenesReader
 from tools.benchmarks.cost import Cost, in_new_process, measured
 from tools.benchmarks.nuscenes_tables import RecordCounts, TablesSize, write_tables
@@ -18,8 +19,9 @@ _OPENINGS = 5
 @dataclass(frozen=True)
 class IndexFigures:
     """`opening`: the median over fresh processes, up to the annotations of the first sample. `scanning`: opening and
-    then the annotations, velocities included, of 150 scenes, as many as the split val has. `devkit`: None where it
-    was not asked for.
+    then the annotations, velocities included, of 150 scenes, as many as the split val has. `checking`: all of `bevel
+    data check` in one process, where no sensor file is there: each is looked for and missing. `devkit`: None where
+    it was not asked for.
     """
 
     records: RecordCounts
@@ -28,6 +30,7 @@ class IndexFigures:
     building: Cost
     opening: Cost
     scanning: Cost
+    checking: Cost
     devkit: Cost | None
 
     @property
@@ -43,7 +46,12 @@ class IndexFigures:
             f"JSON tables {self.table_bytes / 2**20:,.0f} MiB, index {self.index_bytes / 2**20:,.0f} MiB",
             f"{'':28}{'wall s':>10}{'CPU s':>10}{'peak MiB':>10}",
         ]
-        rows = {"build the index": self.building, "open the index": self.opening, "and read 150 scenes": self.scanning}
+        rows = {
+            "build the index": self.building,
+            "open the index": self.opening,
+            "and read 150 scenes": self.scanning,
+            "bevel data check": self.checking,
+        }
         if self.devkit is not None:
             rows["NuScenes(...) of the devkit"] = self.devkit
         for name, cost in rows.items():
@@ -65,9 +73,10 @@ def bench_index(folder: Path, size: TablesSize | None = None, *, devkit: bool = 
         building = in_new_process(_open, root)
         openings = [in_new_process(_open, root) for _ in range(_OPENINGS)]
         scans = [in_new_process(_scan, root) for _ in range(_OPENINGS)]
+        checking = in_new_process(_check, root)
         tables = sum(path.stat().st_size for path in (root / _VERSION).glob("*.json"))
         index = NuScenesReader(root).index.path.stat().st_size
-    return IndexFigures(records, tables, index, building, _median(openings), _median(scans), reference)
+    return IndexFigures(records, tables, index, building, _median(openings), _median(scans), checking, reference)
 
 
 def _median(costs: list[Cost]) -> Cost:
@@ -89,6 +98,10 @@ def _scan(root: Path) -> Cost:
         return sum(float(np.nansum(index.scene(scene).annotations.velocity)) for scene in scenes)
 
     return measured(work)[1]
+
+
+def _check(root: Path) -> Cost:
+    return measured(lambda: check_dataset(root, _VERSION))[1]
 
 
 def _open_devkit(root: Path) -> Cost:

@@ -1,12 +1,10 @@
 """How fast samples are made, side by side with the ways that other code goes, in one process on one thread."""
 
 import io
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import cv2
@@ -16,87 +14,63 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calibration.transforms import transform_points
-from datasets.augmentation.augmenter import Augmentation
-from datasets.augmentation.bev import BevAugmentation
-from datasets.augmentation.images import ImageAugmentation
 from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.frames import CameraImage, LogFrame
 from datasets.nuscenes.files import read_lidar_sweep
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.samples.batch import PointBatch
-from datasets.samples.fusion_dataset import FusionDataset
-from datasets.samples.make_sample import make_sample
 from datasets.sensors.picture_change import PictureChange
 from datasets.sensors.points_in_boxes import points_in_boxes
 from datasets.sensors.sweeps import merge_lidar_sweeps, moving_sweeps
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.simulate import simulate
 from perception.voxelize import VoxelGrid, voxelize
+from tools.benchmarks.base_sample import BaseSampleFigures, bench_base_sample
+from tools.benchmarks.side_by_side import Agreement, Comparison, interleaved, one_thread
 from tools.presets import base
 
 _WORLD = WorldConfig(scenes=1, keyframes=2, image_width=1600, seed=7)
-_SWEEPS, _BOXES = 10, 40
+_SWEEPS, _BOXES, _SPCONV_POINTS = 10, 40, 10
+# How near the ways must come to each other. Pictures: the least ratio of peak signal to noise. PIL's bicubic looks at
+# all pixels that become one, as a scaled decoding does; cv2's linear at four of them only. (One pixel to the side, or
+# red and blue exchanged, gives less than 32.)
+_SWEEP_METRES, _MEAN_METRES = 1e-4, 1e-4
+_PIL_DECIBELS, _CV2_DECIBELS = 38.0, 34.0
 _MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)  # ImageNet
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to do a piece of work: the median of the CPU time, milliseconds."""
-
-    name: str
-    milliseconds: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Bevel's way to do a piece of work, the others', and whether all agree within the stated bound."""
-
-    work: str
-    bevel: Way
-    others: tuple[Way, ...]
-    agreement: str
-
-    def ratios(self) -> dict[str, float]:
-        """How many times as long each other way takes."""
-        return {way.name: way.milliseconds / self.bevel.milliseconds for way in self.others}
-
-
-@dataclass(frozen=True)
 class SampleBenchmark:
-    """The comparisons; how many `base` training samples a core makes in a second; and the threads that were used."""
+    """The comparisons; what a `base` training sample costs; and the threads that were used."""
 
     comparisons: tuple[Comparison, ...]
-    samples_per_second: float
-    sample_milliseconds: Mapping[str, float]
+    base_sample: BaseSampleFigures
     threads: int
 
     def table(self) -> str:
         """The result as lines of text."""
         lines = [f"{self.threads} thread; medians of CPU time; ratios to Bevel"]
         for comparison in self.comparisons:
-            lines.append(f"{comparison.work}: {comparison.bevel.milliseconds:.1f} ms ({comparison.agreement})")
-            lines += [
-                f"    {way.name}: {way.milliseconds:.1f} ms, {comparison.ratios()[way.name]:.1f} x"
-                for way in comparison.others
-            ]
-        parts = ", ".join(f"{name} {value:.0f} ms" for name, value in self.sample_milliseconds.items())
-        lines.append(f"base training samples: {self.samples_per_second:.1f} a second on a core ({parts})")
-        return "\n".join(lines)
+            lines += comparison.lines()
+        return "\n".join(lines + self.base_sample.lines())
+
+    def out_of_bounds(self) -> tuple[str, ...]:
+        """The work of the comparisons whose ways do not agree."""
+        return tuple(comparison.work for comparison in self.comparisons if not comparison.agreement.within)
 
 
 def bench_samples(*, rounds: int = 5, repeats: int = 5, world: Path | None = None) -> SampleBenchmark:
     """Measure the steps from a nuScenes dataroot to a training sample.
 
-    Each way runs `repeats` times in a row, the first of them not counted, then the next way, in `rounds` rounds.
-    `world`: a dataroot with pictures of 1600 x 900; without one a small synthetic world is written (a minute) and
-    removed. The numbers of points and bytes are those of that world.
+    `rounds`, `repeats`: of each way (`interleaved`). `world`: a dataroot with pictures of 1600 x 900; without one a
+    small synthetic world is written (a minute) and removed. The numbers of points and bytes are those of that world.
     """
     if world is None:
         with TemporaryDirectory() as folder:
             simulate(Path(folder) / "world", _WORLD)
             return bench_samples(rounds=rounds, repeats=repeats, world=Path(folder) / "world")
-    with _one_thread():
+    with one_thread():
         config = base().sample
         reader = NuScenesReader(world, lidar_sweeps=_SWEEPS, radar_sweeps=config.radar_sweeps)
         token = reader.frame_tokens("all")[-1]
@@ -107,18 +81,8 @@ def bench_samples(*, rounds: int = 5, repeats: int = 5, world: Path | None = Non
             _bench_pictures(frame, rounds, repeats),
             _bench_voxels(frame, rounds, repeats),
         )
-        augmentation = Augmentation(BevAugmentation(), ImageAugmentation())
-        dataset = FusionDataset(reader, [token], config, augmentation=augmentation)
-        times = _interleaved(
-            {
-                "read": lambda: reader.frame(token),
-                "made": lambda: make_sample(frame, config),
-                "read, made, augmented": lambda: dataset[0],
-            },
-            rounds,
-            repeats,
-        )
-        return SampleBenchmark(comparisons, 1e3 / times["read, made, augmented"], times, threads=1)
+        base_sample = bench_base_sample(reader, token, config, rounds, repeats)
+        return SampleBenchmark(comparisons, base_sample, threads=1)
 
 
 def _bench_sweeps(root: Path, reader: NuScenesReader, frame: LogFrame, rounds: int, repeats: int) -> Comparison:
@@ -148,10 +112,11 @@ def _bench_sweeps(root: Path, reader: NuScenesReader, frame: LogFrame, rounds: i
     expected = torch.from_numpy(by_devkit()[:3].T.copy())
     in_ego = transform_points(frame.rig.ego_from_sensor[LIDAR_CHANNEL], expected.double())
     merged = bevel()
-    off = float((merged[:, :3].double() - in_ego).abs().max())
-    times = _interleaved({"bevel": bevel, "nuscenes-devkit": by_devkit}, rounds, repeats)
+    off = float((merged[:, :3].double() - in_ego).abs().max()) if len(merged) == len(in_ego) else math.inf
+    times = interleaved({"bevel": bevel, "nuscenes-devkit": by_devkit}, rounds, repeats)
     work = f"{len(names)} LiDAR sweeps read, checked and moved, {len(merged)} points"
-    return _comparison(work, times, f"same points, largest difference {off:.1e} m")
+    agreement = Agreement(f"same points, at most {off:.1e} m apart, bound {_SWEEP_METRES:.0e}", off <= _SWEEP_METRES)
+    return Comparison.of(work, times, agreement)
 
 
 def _bench_points_in_boxes(frame: LogFrame, rounds: int, repeats: int) -> Comparison:
@@ -174,7 +139,8 @@ def _bench_points_in_boxes(frame: LogFrame, rounds: int, repeats: int) -> Compar
     equal = sum(a == b for a, b in zip(found, by_devkit(), strict=True))
     ways = {"bevel": lambda: points_in_boxes(boxes, cloud), "nuscenes-devkit": by_devkit}
     work = f"{len(cloud)} points in {_BOXES} boxes"
-    return _comparison(work, _interleaved(ways, rounds, repeats), f"{equal} of {_BOXES} counts equal")
+    agreement = Agreement(f"{equal} of {_BOXES} counts equal", equal == _BOXES)
+    return Comparison.of(work, interleaved(ways, rounds, repeats), agreement)
 
 
 def _scattered_boxes() -> Boxes3D:
@@ -198,8 +164,12 @@ def _bench_pictures(frame: LogFrame, rounds: int, repeats: int) -> Comparison:
     mean = torch.from_numpy(255.0 * _MEAN)[:, None, None]
     inverse_std = torch.from_numpy(1.0 / (255.0 * _STD))[:, None, None]
 
+    def normalised(pixels: torch.Tensor) -> torch.Tensor:
+        """In place, as the network does it; the other way with torch gets the same."""
+        return pixels.float().sub_(mean).mul_(inverse_std)
+
     def bevel(image: CameraImage) -> torch.Tensor:
-        return (fitted.decoded(image).float() - mean) * inverse_std
+        return normalised(fitted.decoded(image))
 
     def by_pil(image: CameraImage) -> torch.Tensor:
         """The way of the published pipelines (BEVDet, BEVFusion)."""
@@ -214,23 +184,29 @@ def _bench_pictures(frame: LogFrame, rounds: int, repeats: int) -> Comparison:
         size = (fitted.resized_width, fitted.resized_height)
         resized = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)[fitted.top :]
         rgb = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB).transpose(2, 0, 1)
-        return (torch.from_numpy(np.ascontiguousarray(rgb)).float() - mean) * inverse_std
+        return normalised(torch.from_numpy(np.ascontiguousarray(rgb)))
 
-    def peak_signal_to_noise(image: CameraImage) -> float:
-        difference = (bevel(image) - by_pil(image)) / inverse_std
-        return float(10.0 * torch.log10(255.0**2 / difference.square().mean()))
+    def decibels_to(other: Callable[[CameraImage], torch.Tensor]) -> float:
+        """The peak signal to noise ratio between Bevel's picture and another way's, of the worst picture."""
+        differences = [(bevel(image) - other(image)) / inverse_std for image in images]
+        return min(float(10.0 * torch.log10(255.0**2 / each.square().mean())) for each in differences)
 
     ways: dict[str, Callable[[], object]] = {
         "bevel": lambda: [bevel(image) for image in images],
         "PIL, bicubic": lambda: [by_pil(image) for image in images],
         "cv2 at full size, linear": lambda: [by_cv2(image) for image in images],
     }
-    worst = min(peak_signal_to_noise(image) for image in images)
+    to_pil, to_cv2 = decibels_to(by_pil), decibels_to(by_cv2)
+    agreement = Agreement(
+        f"at least {to_pil:.1f} dB to PIL, bound {_PIL_DECIBELS:.0f}, "
+        f"and {to_cv2:.1f} to cv2, bound {_CV2_DECIBELS:.0f}",
+        to_pil >= _PIL_DECIBELS and to_cv2 >= _CV2_DECIBELS,
+    )
     work = (
         f"{len(images)} JPEGs of {fitted.recorded_width}x{fitted.recorded_height} to {fitted.height}x{fitted.width}, "
         "normalised"
     )
-    return _comparison(work, _interleaved(ways, rounds, repeats), f"at least {worst:.1f} dB from PIL's")
+    return Comparison.of(work, interleaved(ways, rounds, repeats), agreement)
 
 
 def _bench_voxels(frame: LogFrame, rounds: int, repeats: int) -> Comparison:
@@ -242,7 +218,7 @@ def _bench_voxels(frame: LogFrame, rounds: int, repeats: int) -> Comparison:
     grid = VoxelGrid(bev, z_range, 40)
     lows, highs = zip(bev.x_range, bev.y_range, z_range, strict=True)
     # As many points a voxel and voxels as the published configs keep, and room for all of this cloud.
-    by_spconv = PointToVoxel([0.075, 0.075, height], [*lows, *highs], cloud.shape[1], len(cloud), 10)
+    by_spconv = PointToVoxel([0.075, 0.075, height], [*lows, *highs], cloud.shape[1], len(cloud), _SPCONV_POINTS)
     batch = PointBatch.of([cloud])
 
     def bevel() -> torch.Tensor:
@@ -254,37 +230,18 @@ def _bench_voxels(frame: LogFrame, rounds: int, repeats: int) -> Comparison:
         return torch.as_tensor(voxels.sum(dim=1) / counts[:, None])
 
     work = f"{len(cloud)} points to voxels of 0.075 x 0.075 x 0.2 m, means"
-    agreement = f"{len(bevel())} voxels, spconv {len(spconv_mean())}"
     ways: dict[str, Callable[[], object]] = {"bevel": bevel, "spconv PointToVoxel": spconv_mean}
-    return _comparison(work, _interleaved(ways, rounds, repeats), agreement)
-
-
-def _comparison(work: str, times: Mapping[str, float], agreement: str) -> Comparison:
-    others = tuple(Way(name, value) for name, value in times.items() if name != "bevel")
-    return Comparison(work, Way("bevel", times["bevel"]), others, agreement)
-
-
-def _interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, float]:
-    """Milliseconds of CPU time: other processes on the machine make a wall clock useless."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, run in ways.items():
-            # Once for the caches and the heap, which the way before has filled with its own.
-            run()
-            for _ in range(repeats):
-                start = time.process_time()
-                run()
-                times[name].append(1e3 * (time.process_time() - start))
-    return {name: median(values) for name, values in times.items()}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(torch_threads)
-        cv2.setNumThreads(cv2_threads)
+    # spconv's voxels come in the order of their first points, and hold the first ten points only.
+    places = torch.as_tensor(by_spconv(cloud)[1])
+    voxels, theirs = voxelize(batch, grid), torch.from_numpy(np.lexsort(places.numpy().T[::-1]))
+    same = torch.equal(voxels.indices[:, 1:], places[theirs])
+    off = math.inf
+    if same:
+        small = voxels.counts < _SPCONV_POINTS
+        off = float((bevel() - spconv_mean()[theirs])[small][:, :3].abs().max())
+    agreement = Agreement(
+        f"{len(voxels.counts)} voxels {'are' if same else 'are not'} the same, means at most {off:.1e} m apart, bound "
+        f"{_MEAN_METRES:.0e}",
+        off <= _MEAN_METRES,
+    )
+    return Comparison.of(work, interleaved(ways, rounds, repeats), agreement)

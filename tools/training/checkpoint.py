@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -30,7 +31,7 @@ from datasets.faults import InputRefused
 from perception.weights import load_weights, save_weights
 from tools.training.ema import MovingAverage
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2  # the newest checkpoints that stay: if the disk spoils one, there is one before it
 
 _WEIGHTS, _RAW_WEIGHTS = "weights.safetensors", "raw_weights.safetensors"
@@ -50,6 +51,8 @@ class TrainingState:
     """Training processes: with another number the order of the samples would be another one."""
     data_fingerprint: str
     """Of the list of sample tokens."""
+    order_fingerprint: str
+    """Of the order of the samples in the epoch under way."""
     format: int = FORMAT
 
 
@@ -139,12 +142,13 @@ def refuse_damage(checkpoint: Path) -> None:
 def _read_state(checkpoint: Path) -> TrainingState:
     path = checkpoint / _STATE
     try:
-        state = TypeAdapter(TrainingState).validate_json(path.read_bytes())
+        content = path.read_bytes()
+        found = TypeAdapter(dict[str, Any]).validate_json(content).get("format")
+        if found != FORMAT:
+            raise InputRefused(f"{path}: format {found!r:.20}, this Bevel reads format {FORMAT}.")
+        return TypeAdapter(TrainingState).validate_json(content)
     except (OSError, ValidationError) as error:
         raise InputRefused(f"{path} is not the state of a training: {error}.") from error
-    if state.format != FORMAT:
-        raise InputRefused(f"{path}: format {state.format}, this Bevel reads format {FORMAT}.")
-    return state
 
 
 def _sha256(path: Path) -> str:

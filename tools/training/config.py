@@ -34,6 +34,8 @@ class TrainingConfig:
     sampling: Sampling = "plain"
     """plain: each epoch has every sample once. class_balanced: samples with rare classes come more than once, so that
     each class has an equal share (CBGS); an epoch is then several times as long."""
+    shuffled_shards: int = 16
+    """Samples out of shards are shuffled among those of so many shards at a time (docs/shards.md)."""
     seed: int = 0
     workers: int = 1
     """Processes that load samples, for each training process; 0: the training process loads them itself."""
@@ -45,7 +47,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("exactly one of steps and epochs must be set")
-        for name in ("batch_size", "reference_batch_size", "checkpoint_interval", "max_nonfinite_steps"):
+        counts = ("batch_size", "reference_batch_size", "shuffled_shards", "checkpoint_interval", "max_nonfinite_steps")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("steps", "epochs", "learning_rate", "clip_norm"):

@@ -1,7 +1,7 @@
 """Samples to batches in loader processes, and what can go wrong there said in one sentence."""
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +57,7 @@ class _SamplesByEpoch(Dataset[Sample | _Refusal]):
 
 def load_batches(
     dataset: FusionDataset, order: Iterable[list[EpochIndex]], *, workers: int, missing_sensors: MissingSensorsPolicy
-) -> Iterator[LoadedBatch]:
+) -> Generator[LoadedBatch, None, None]:
     """The batches of `order`, one after another.
 
     Raises InputRefused for a broken sensor file (with "refuse") or a table that contradicts itself, CommandFailed
@@ -68,9 +68,12 @@ def load_batches(
         batch_sampler=order,
         collate_fn=_collate,
         num_workers=workers,
-        # Forked, so that the loader processes start with all modules imported. (The tables they would share in any
-        # case: the index is memory-mapped.) What makes a forked child hang, the thread pools of OpenMP and OpenCV, is
-        # switched off in _start_worker.
+        # Forked: a loader process starts at once, with all modules imported, and shares the pages of what is there (the
+        # index and the database of objects are mapped; Python's own lists are copied bit by bit as they are used).
+        # Only the thread that forks goes on in the child. The pools of OpenMP and OpenCV would wait for theirs in vain:
+        # _start_worker switches them off. A lock that another thread holds (TensorBoard's writer, say) stays locked:
+        # making samples takes none of those, and fsspec starts threads of its own anew after a fork. CUDA does not
+        # survive a fork at all: samples are made on the CPU.
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_start_worker if workers else None,
         timeout=_TIMEOUT_SECONDS if workers else 0,

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.faults import InputRefused
 from datasets.samples.frame_classes import classes_of_frames
 from datasets.samples.fusion_dataset import FusionDataset
+from datasets.shards.reader import ShardReader
 from perception.detector import Detector
 from perception.weights import save_weights
 from tools.exit_codes import CommandFailed, Diverged
@@ -33,7 +34,7 @@ from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
 from tools.training.metrics_log import MetricsLog
-from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder
+from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder
 from tools.training.step import LossOfBatch, StepResult, make_optimizer, seed_step, training_step
@@ -73,13 +74,13 @@ class TrainingLoop:
         self._dataset = dataset
         self._run = run
         self._processes = processes
-        self._order = order_of_samples(dataset, self._settings)
+        self._order = order_of_samples(dataset, self._settings, processes.count)
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
         self._detector = Detector(config.detector).to(processes.device)
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
         self._optimizer = make_optimizer(self._detector, self._settings)
-        self._state = TrainingState(0, 0, 0, processes.count, fingerprint(dataset.tokens))
+        self._state = TrainingState(0, 0, 0, processes.count, fingerprint(dataset.tokens), self._order_fingerprint(0))
         if resume:
             self._resume()
         self._model: nn.Module = LossOfBatch(self._detector)
@@ -162,7 +163,17 @@ class TrainingLoop:
                 f"{checkpoint} was trained by {loaded.processes} processes, these are {self._state.processes}: the "
                 "order of the samples would change; start as many processes."
             )
+        if loaded.order_fingerprint != self._order_fingerprint(loaded.step):
+            raise InputRefused(
+                f"{checkpoint} was trained on the samples in another order than this epoch has now: from tables "
+                "instead of shards, from shards that were packed otherwise, or by another version of Bevel."
+            )
         self._state = loaded
+
+    def _order_fingerprint(self, step: int) -> str:
+        """Of the epoch that the batches of a step begin in."""
+        samples_before = step * self._settings.batch_size * self._processes.count
+        return fingerprint(map(str, self._order.epoch(samples_before // len(self._order)).tolist()))
 
     def _batches(self, missing_sensors: MissingSensorsPolicy) -> Iterator[LoadedBatch]:
         order = BatchOrder(
@@ -234,7 +245,7 @@ class TrainingLoop:
         try:
             save_checkpoint(
                 self._run.checkpoints,
-                self._state,
+                replace(self._state, order_fingerprint=self._order_fingerprint(self._state.step)),
                 self._detector,
                 self._average,
                 self._optimizer,
@@ -247,8 +258,16 @@ class TrainingLoop:
             ) from error
 
 
-def order_of_samples(dataset: FusionDataset, settings: TrainingConfig) -> EpochOrder:
+def order_of_samples(dataset: FusionDataset, settings: TrainingConfig, processes: int) -> EpochOrder:
     """The order that the settings ask for. Raises InputRefused where classes cannot be balanced: there are none."""
+    if settings.sampling == "plain" and isinstance(dataset.reader, ShardReader):
+        return ShardOrder(
+            [dataset.reader.shard_of(token) for token in dataset.tokens],
+            settings.seed,
+            window=settings.shuffled_shards,
+            batch_size=settings.batch_size,
+            processes=processes,
+        )
     if settings.sampling == "plain":
         return PlainOrder(len(dataset), settings.seed)
     try:
@@ -257,9 +276,9 @@ def order_of_samples(dataset: FusionDataset, settings: TrainingConfig) -> EpochO
         raise InputRefused(f"training.sampling is class_balanced: {error}; use plain.") from error
 
 
-def fingerprint(tokens: Sequence[str]) -> str:
-    """A short hash of a list of samples: a run is resumed on the same ones only."""
-    return hashlib.sha256("\n".join(tokens).encode()).hexdigest()[:16]
+def fingerprint(names: Iterable[str]) -> str:
+    """A short hash of a list: a run is resumed on the same samples in the same order only."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def _skipped_text(step: int, loaded: LoadedBatch, result: StepResult) -> str:

@@ -81,6 +81,50 @@ class ClassBalancedOrder:
         return generator.permutation(np.concatenate(drawn))
 
 
+class ShardOrder:
+    """Every sample once in each epoch, in an order that keeps those of one shard together.
+
+    The shards come in a shuffled order, cut into as many stretches as there are training processes: each process reads
+    shards of its own (at the ends of its stretch it shares one with its neighbour). Within `window` consecutive shards
+    of a stretch the samples are shuffled together, so that a process and its loaders are in so many shards at a time.
+    `shard_of_sample`: the number of each sample's shard. `batch_size` and `processes` say which process BatchOrder
+    gives a sample to. Raises ValueError where there is no sample.
+    """
+
+    def __init__(
+        self, shard_of_sample: Sequence[int], seed: int, *, window: int, batch_size: int, processes: int
+    ) -> None:
+        if not shard_of_sample:
+            raise ValueError("there is nothing to train on: no samples")
+        self._shard_of = np.array(shard_of_sample, np.int64)
+        self._seed, self._window = seed, window
+        self._batch_size, self._processes = batch_size, processes
+
+    def __len__(self) -> int:
+        return len(self._shard_of)
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """A permutation of all samples."""
+        generator = np.random.default_rng((self._seed, epoch))
+        place_of_shard = generator.permutation(int(self._shard_of.max()) + 1)
+        # Where a stretch ends within a shard, chance says which of its samples are whose.
+        by_shard: NDArray[np.int64] = np.lexsort((generator.random(len(self)), place_of_shard[self._shard_of]))
+        takers = (epoch * len(self) + np.arange(len(self))) // self._batch_size % self._processes
+        order = np.empty(len(self), np.int64)
+        done = 0
+        for process in range(self._processes):
+            places = np.flatnonzero(takers == process)
+            order[places] = self._shuffled(by_shard[done : done + len(places)], generator)
+            done += len(places)
+        return order
+
+    def _shuffled(self, stretch: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        shards = self._shard_of[stretch]
+        shards_before = np.cumsum(np.diff(shards, prepend=shards[:1]) != 0)
+        shuffled: NDArray[np.int64] = np.lexsort((generator.random(len(stretch)), shards_before // self._window))
+        return stretch[shuffled]
+
+
 class BatchOrder(Sampler[list[EpochIndex]]):
     """Batches of EpochIndex from `first_step` up to `last_step`.
 

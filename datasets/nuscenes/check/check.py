@@ -65,7 +65,8 @@ def check_dataset(
 
     `limit`: how many findings of each kind are kept. `jobs`: how many processes look at the files, each
     at `files_at_once`.
-    Raises InputRefused only where there is no such root or version.
+    Raises InputRefused only where there is no such root or version, and BrokenProcessPool where one of several
+    processes is killed.
     """
     version = find_version(root, version)
     findings = Findings(limit)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.check.findings import Findings, Problem, shown
-from datasets.nuscenes.check.records import stream_records
+from datasets.nuscenes.json_stream import stream_records
 from datasets.nuscenes.schema import ANNOTATION_TABLES, MAY_BE_ABSENT, MAY_BE_EMPTY, SCHEMA, TABLES, Field
 from datasets.nuscenes.values import (
     ATTRIBUTES,

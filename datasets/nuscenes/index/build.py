@@ -187,6 +187,7 @@ class _Builder:
             visibility=visibility.rows_of(annotation.tokens("visibility_token").keys).astype(np.int32),
             attributes=listed_references(annotation, "attribute_tokens", attribute),
             velocity=velocities(annotation.values("translation"), times_us, links),
+            table_row=np.arange(len(sample_of), dtype=np.int32),
             **{
                 name: annotation.values(name)
                 for name in ("translation", "size", "rotation", "num_lidar_pts", "num_radar_pts")

@@ -24,7 +24,7 @@ from datasets.faults import InputRefused
 
 Columns = dict[str, NDArray[Any]]
 # Raise it with every change of what the columns are or mean: indices of another format are built anew.
-FORMAT = 1
+FORMAT = 2
 # These tables' columns are checked scene by scene: `scene.first_<table>` says which rows are a scene's.
 SCENE_TABLES = ("sample_data", "annotation")
 _MAGIC = b"BEVELIDX"

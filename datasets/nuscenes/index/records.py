@@ -80,7 +80,8 @@ class SampleAnnotations:
 
     Names are those of the tables, metres, (w, x, y, z), global. `velocity`: m/s in x and y as the devkit computes it,
     NaN where unknown. `sample`, `prev` and `next` are rows within the scene (-1 for none), `instance`, `visibility`
-    and `attributes` (K: the longest list's length) rows of the index, -1 for none.
+    and `attributes` (K: the longest list's length) rows of the index, -1 for none. `table_row`: the record's place in
+    its table, which the official tracking figures depend on and nothing else.
     """
 
     token: TokenColumn
@@ -94,6 +95,7 @@ class SampleAnnotations:
     velocity: Float64[Array, "N 2"]
     num_lidar_pts: Int64[Array, "N"]
     num_radar_pts: Int64[Array, "N"]
+    table_row: Int32[Array, "N"]
     prev: Int32[Array, "N"]
     next: Int32[Array, "N"]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from datasets.faults import InputRefused
 from datasets.nuscenes.index.column_types import ColumnType, Records, column_type
 from datasets.nuscenes.index.columns import Column, FileNames, Texts, TokenLists, Tokens, Values
-from datasets.nuscenes.index.json_stream import JsonList, Piece, read_plain
 from datasets.nuscenes.index.keys import Keys, KeyTable
+from datasets.nuscenes.json_stream import JsonList, Piece, read_plain
 from datasets.nuscenes.schema import Field
 from datasets.nuscenes.values import refuse_value
 

@@ -67,38 +67,47 @@ class DropReturns:
 
 def drop_returns(conditions: Conditions, count: int, rng: np.random.Generator) -> DropReturns:
     """The strongest return of rain or fog for each of N beams; nothing in clear air."""
-    distances, intensities = np.full(count, np.inf), np.zeros(count)
     if conditions.name == "fog":
-        worth, place = _fog(conditions.visibility, count, rng)
-    elif conditions.rain_rate > 0:
-        worth, place = _rain(conditions.rain_rate, count, rng)
-    else:
-        return DropReturns(distances, intensities)
-    seen: Bool[Array, N] = worth >= _LEAST
-    distances[seen], intensities[seen] = place[seen], worth[seen]
-    return DropReturns(distances, intensities)
+        return fog_returns(conditions.visibility, count, rng)
+    if conditions.rain_rate > 0:
+        return rain_returns(conditions.rain_rate, count, rng)
+    return DropReturns(np.full(count, np.inf), np.zeros(count))
 
 
-def _fog(visibility: float, count: int, rng: np.random.Generator) -> tuple[Float64[Array, "N"], Float64[Array, "N"]]:
-    """Intensity and distance. Fog drifts in patches: its density is taken to vary exponentially around the mean."""
+def fog_returns(visibility: float, count: int, rng: np.random.Generator) -> DropReturns:
+    """What fog of this visibility (metres) sends back to each of N beams.
+
+    Fog drifts in patches: its density is taken to vary exponentially around the mean.
+    """
     density, place = rng.standard_exponential(count), _FOG_RANGE * 2.0 ** rng.uniform(-1.0, 1.0, count)
     faded = np.exp(-2.0 * 3.0 / visibility * place)
-    return 100.0 * np.pi * _FOG_BACKSCATTER / visibility * _PULSE_LENGTH * density * faded, place
+    return _seen(100.0 * np.pi * _FOG_BACKSCATTER / visibility * _PULSE_LENGTH * density * faded, place)
 
 
-def _rain(rain_rate: float, count: int, rng: np.random.Generator) -> tuple[Float64[Array, "N"], Float64[Array, "N"]]:
-    """Intensity and distance of the drop that a beam sees, if any; where it sees none the intensity is 0.
+def rain_returns(rain_rate: float, count: int, rng: np.random.Generator) -> DropReturns:
+    """What rain (millimetres an hour, above 0) sends back to each of N beams."""
+    return particle_returns(_DROPS, _SLOPE * rain_rate**_SLOPE_POWER, count, rng)
+
+
+def particle_returns(density: float, slope: float, count: int, rng: np.random.Generator) -> DropReturns:
+    """The particle that each of N beams sees, if any, where there are density exp(-slope D) for each cubic metre and
+    millimetre of diameter D.
 
     A drop of diameter D at distance r fills a part of the beam's cross-section, and shows from D = k r on. So there
-    are N0 / L pi / 4 divergence^2 r^2 exp(-L k r) visible drops for each metre of the beam, and the sizes of those that
-    show exceed k r exponentially.
+    are density / slope pi / 4 divergence^2 r^2 exp(-slope k r) visible drops for each metre of the beam, and the sizes
+    of those that show exceed k r exponentially.
     """
-    slope = _SLOPE * rain_rate**_SLOPE_POWER
     # 100 pi (drop's cross-section) 2 / lidar ratio / (beam's cross-section) per cent = (D / (reach r))^2, in mm and m.
     reach = 1000.0 * _DIVERGENCE * math.sqrt(_LIDAR_RATIO / (200.0 * math.pi))
     from_diameter = reach * math.sqrt(_LEAST)
-    expected = _DROPS / slope * math.pi / 4 * _DIVERGENCE**2 * 2.0 / (slope * from_diameter) ** 3
+    expected = density / slope * math.pi / 4 * _DIVERGENCE**2 * 2.0 / (slope * from_diameter) ** 3
     place = rng.standard_gamma(3.0, count) / (slope * from_diameter)
     diameter = from_diameter * place + rng.standard_exponential(count) / slope
     meets = rng.random(count) < -math.expm1(-expected)
-    return np.where(meets, (diameter / (reach * np.maximum(place, 1e-3))) ** 2, 0.0), place
+    return _seen(np.where(meets, (diameter / (reach * np.maximum(place, 1e-3))) ** 2, 0.0), place)
+
+
+def _seen(worth: Float64[Array, "N"], place: Float64[Array, "N"]) -> DropReturns:
+    """The returns that are strong enough to become points."""
+    seen: Bool[Array, N] = worth >= _LEAST
+    return DropReturns(np.where(seen, place, np.inf), np.where(seen, worth, 0.0))

@@ -24,7 +24,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive records of a list: typed, or as plain values where msgspec did not take them.
+    """Consecutive records of a list: of the record type, or as plain values where msgspec did not take them.
 
     `start`, `stop`: which bytes of the file they are.
     """
@@ -37,15 +37,15 @@ class Piece:
 
 class JsonList:
     """A file that holds a JSON list, read `piece_bytes` at a time. Iterate it once; afterwards `digest` is the SHA-256
-    of the whole file.
+    of the whole file. `record_type`: a msgspec.Struct, or Any for plain values.
 
-    Raises InputRefused, naming line and column, for what is no list or no JSON.
+    Raises InputRefused, naming line and column, for what is no list or no JSON; what stood before it has come.
     """
 
-    def __init__(self, path: Path, record_type: type[msgspec.Struct], piece_bytes: int = _PIECE_BYTES) -> None:
+    def __init__(self, path: Path, record_type: Any, piece_bytes: int = _PIECE_BYTES) -> None:
         self._path = path
         self._piece_bytes = piece_bytes
-        self._decoder = msgspec.json.Decoder(list[record_type])  # type: ignore[valid-type]
+        self._decoder = msgspec.json.Decoder(list[record_type])
         self.digest = ""
 
     def __iter__(self) -> Iterator[Piece]:
@@ -67,9 +67,11 @@ class JsonList:
         first = True
         while True:
             piece, rest_at = _cut(text, file.at_end)
-            typed = self._typed(piece) if piece is not None else None
+            ended = file.at_end
+            # Only a whole list may be empty: where nothing is left, a comma stood before.
+            typed = self._typed(piece) if piece is not None and (first or piece.strip(_SPACE)) else None
             if typed is None:
-                plain, rest_at = self._plain(text, start, at_end=file.at_end, first=first)
+                plain, rest_at, ended = self._plain(text, start, at_end=file.at_end, first=first)
                 if plain:
                     yield Piece(None, plain, start, start + rest_at)
                 elif not file.at_end and len(text) >= LONGEST_RECORD:
@@ -80,7 +82,7 @@ class JsonList:
             else:
                 plain = []
             first = first and not (typed or plain)
-            if file.at_end and rest_at == len(text):
+            if ended:
                 break
             start, text = start + rest_at, text[rest_at:] + file.read()
         self.digest = file.digest()
@@ -92,8 +94,10 @@ class JsonList:
             return None
         return records
 
-    def _plain(self, content: bytes, start: int, *, at_end: bool, first: bool) -> tuple[list[Any], int]:
-        """The whole records at the beginning of `content`, and how many bytes they take, commas included."""
+    def _plain(self, content: bytes, start: int, *, at_end: bool, first: bool) -> tuple[list[Any], int, bool]:
+        """The whole records at the beginning of `content`, how many bytes they take, commas included, and whether the
+        list ends with them.
+        """
         text = self._decoded(content, at_end)
         reader = json.JSONDecoder(parse_constant=str)
         records: list[Any] = []
@@ -102,7 +106,7 @@ class JsonList:
             while True:
                 position = _behind_space(text, done)
                 if text[position : position + 1] == "]" and first and not records and at_end:
-                    return records, self._end(content, text, position, start)
+                    return records, self._end(content, text, position, start), True
                 value, position = reader.raw_decode(text, position)
                 position = _behind_space(text, position)
                 delimiter = text[position : position + 1]
@@ -110,18 +114,18 @@ class JsonList:
                     raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
                 if delimiter == "]":
                     if not at_end:  # the last record waits for what may follow the list
-                        return records, len(text[:done].encode())
-                    return [*records, value], self._end(content, text, position, start)
+                        return records, len(text[:done].encode()), False
+                    return [*records, value], self._end(content, text, position, start), True
                 records.append(value)
                 done = position + 1
-        except json.JSONDecodeError as error:
-            if not at_end:  # perhaps the record only goes on in the next piece
-                return records, len(text[:done].encode())
-            self._refuse_json(start + len(text[: error.pos].encode()), error.msg)
-        except RecursionError:
-            raise InputRefused(f"{self._path}: not readable as JSON: nested too deeply.") from None
-        except ValueError as error:
-            raise InputRefused(f"{self._path}: not readable as JSON: {error}.") from None
+        except (ValueError, RecursionError) as error:
+            broken = not isinstance(error, json.JSONDecodeError)
+            if records or not (at_end or broken):  # perhaps the record only goes on in the next piece
+                return records, len(text[:done].encode()), False
+            if isinstance(error, json.JSONDecodeError):
+                self._refuse_json(start + len(text[: error.pos].encode()), error.msg)
+            problem = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise InputRefused(f"{self._path}: not readable as JSON: {problem}.") from None
 
     def _decoded(self, content: bytes, at_end: bool) -> str:
         try:
@@ -150,6 +154,15 @@ class JsonList:
             before = file.read(offset - line_start).removeprefix(_BYTE_ORDER_MARK)
         place = f"line {line}, column {len(before.decode(errors='replace')) + 1}"
         raise InputRefused(f"{self._path}: not valid JSON at {place}: {problem}; is the download complete?")
+
+
+def stream_records(path: Path) -> Iterator[Any]:
+    """The elements of the list that a JSON file is, as plain values, in their order. NaN and Infinity come as text.
+
+    Raises InputRefused as JsonList does.
+    """
+    for piece in JsonList(path, Any):
+        yield from piece.typed if piece.typed is not None else piece.plain or ()
 
 
 def read_plain(path: Path, start: int, stop: int) -> list[Any]:

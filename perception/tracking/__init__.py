@@ -1,0 +1,1 @@
+"""Detections of one moment after another become tracks."""
