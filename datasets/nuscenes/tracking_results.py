@@ -17,7 +17,7 @@ from datasets.classes import DETECTION_CLASSES, TRACKING_CLASSES
 from datasets.faults import InputRefused
 from datasets.nuscenes.annotations import yaw_of_quaternion
 from datasets.nuscenes.results import MAX_BOXES_PER_SAMPLE
-from datasets.nuscenes.values import NAME, QUATERNION, SCORE, SIZE, VECTOR, VELOCITY, Kind, read_json, refuse_value
+from datasets.nuscenes.values import NAME, QUATERNION, SCORE, SIZE, VECTOR, Kind, is_vector, read_json, refuse_value
 from datasets.tracks import Tracks
 
 
@@ -31,7 +31,7 @@ _BOX_FIELDS: tuple[tuple[str, Kind], ...] = (
     ("translation", VECTOR),
     ("size", SIZE),
     ("rotation", QUATERNION),
-    ("velocity", VELOCITY),
+    ("velocity", Kind(lambda value: is_vector(value, 2), "2 finite numbers")),
     ("tracking_id", Kind(_is_track_name, "text that is not empty, or a whole number")),
     ("tracking_name", Kind(lambda value: value in TRACKING_CLASSES, "one of the seven tracking classes")),
     ("tracking_score", SCORE),
