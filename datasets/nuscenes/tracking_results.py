@@ -16,7 +16,7 @@ from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES, TRACKING_CLASSES
 from datasets.faults import InputRefused
 from datasets.nuscenes.annotations import yaw_of_quaternion
-from datasets.nuscenes.results import MAX_BOXES_PER_SAMPLE
+from datasets.nuscenes.detection_metric.configuration import MAX_BOXES_PER_SAMPLE
 from datasets.nuscenes.values import NAME, QUATERNION, SCORE, SIZE, VECTOR, Kind, is_vector, read_json, refuse_value
 from datasets.tracks import Tracks
 
