@@ -83,7 +83,7 @@ def odd_root(nuscenes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
             rotation = [value / math.hypot(*rotation) * (1 + 1e-9) for value in rotation]
             more = {"token": f"{row['token']}-rack", "instance_token": f"rack-{number}"}
             racks.append(alone | more | {"size": [3.0, 5.0, 4.0], "rotation": rotation})
-        if "instance-0" in row["token"] and row["token"][-1] == "1":  # the car
+        if "instance-0" in row["token"] and row["token"][-1] == "2":  # the car
             more = {"token": f"a-twin-{number}", "instance_token": f"twin-{number}", "num_lidar_pts": 3}
             twins.append(alone | more | {"size": [1.0, 1.0, 1.0]})
     write_table(root, "sample_annotation", rows + racks + twins)
