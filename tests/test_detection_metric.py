@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from nuscenes.eval.detection.data_classes import DetectionMetricData
 from nuscenes.eval.detection.data_classes import DetectionMetrics as DevkitMetrics
 
 from datasets.classes import DETECTION_CLASSES
-from datasets.nuscenes.detection_metric.boxes import DetectedBoxes, TruthBoxes
+from datasets.nuscenes.detection_metric.boxes import Boxes, DetectedBoxes, TruthBoxes
 from datasets.nuscenes.detection_metric.configuration import CONFIGURATION_NAME, as_written
 from datasets.nuscenes.detection_metric.matching import match
 from datasets.nuscenes.detection_metric.metrics import DetectionMetrics, measure
@@ -22,7 +23,7 @@ from tests.detection_cases import CASES, devkit_boxes, noisy
 
 Accumulated = dict[str, dict[float, DetectionMetricData]]
 # BEVEL_METRIC_CASES=1000 takes minutes.
-CASES_OF_A_KIND = int(os.environ.get("BEVEL_METRIC_CASES", "30"))
+CASES_OF_A_KIND = int(os.environ.get("BEVEL_METRIC_CASES", "15"))
 CURVES = ("recall", "precision", "confidence", "trans_err", "vel_err", "scale_err", "orient_err", "attr_err")
 NOTHING = DetectionMetricData.no_predictions()
 
@@ -45,10 +46,32 @@ def test_scores_of_zero_count_as_not_reached_as_in_the_devkit() -> None:
     assert_equal(measure(match(truth, detections)), devkit_metrics(truth, detections))
 
 
-def devkit_metrics(truth: TruthBoxes, detections: DetectedBoxes) -> tuple[DevkitMetrics, Accumulated]:
+@pytest.mark.parametrize("kind", ["noisy", "velocities_unknown", "attributes_missing"])
+def test_a_sample_that_counts_twice_counts_as_two_samples(kind: str) -> None:
+    repeats = np.array([2, 0, 3])
+    for seed in range(5):
+        truth, detections = CASES[kind](np.random.default_rng(seed))
+        several = repeated(truth, repeats), repeated(detections, repeats)
+        ours = measure(match(truth, detections), repeats)
+        assert ours.ground_truth == measure(match(*several)).ground_truth
+        tokens = tuple(map(str, range(repeats.sum())))
+        assert_equal(ours, devkit_metrics(*several, tokens))
+
+
+def repeated(boxes: Boxes, repeats: np.ndarray) -> Boxes:  # type: ignore[type-arg]
+    """Each sample so many times, under numbers of their own."""
+    copies = [(sample, copy) for sample, times in enumerate(repeats) for copy in range(times)]
+    rows = [np.flatnonzero(boxes.sample == sample) for sample, _ in copies]
+    numbers = np.repeat(np.arange(len(copies), dtype=np.int32), list(map(len, rows)))
+    return replace(boxes.take(np.concatenate(rows)), sample=numbers)
+
+
+def devkit_metrics(
+    truth: TruthBoxes, detections: DetectedBoxes, tokens: tuple[str, ...] = ("0", "1", "2")
+) -> tuple[DevkitMetrics, Accumulated]:
     """What DetectionEval.evaluate does; the curves of the classes that are annotated."""
     config = config_factory(CONFIGURATION_NAME)
-    annotated, detected = devkit_boxes(truth), devkit_boxes(detections)
+    annotated, detected = devkit_boxes(truth, tokens), devkit_boxes(detections, tokens)
     present = {DETECTION_CLASSES[label] for label in truth.label.tolist()}
     metrics, accumulated = DevkitMetrics(config), {}
     for name in config.class_names:

@@ -9,13 +9,15 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from datasets.nuscenes.evaluation import DetectionMetrics, check_ground_truth, evaluate_detections
 
 from datasets.atomic_file import write_atomically
 from datasets.corruptions.catalogue import Sensors, Series, catalogue
 from datasets.corruptions.corruption import Corruption, Together
 from datasets.corruptions.reader import CorruptedReader
 from datasets.faults import InputRefused
+from datasets.nuscenes.detection_metric.evaluation import evaluate_detections
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
+from datasets.nuscenes.detection_metric.truth import load_truth
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
 from datasets.nuscenes.splits import default_split, scenes_of_split, split_in_file_name
@@ -111,7 +113,7 @@ def robustness(arguments: RobustnessArguments) -> Path:
     cells = _cells(config, arguments)
     reader = open_reader(arguments.data_root, version, config.sample, channels=config.sample.channels)
     scenes = _some_scenes(reader, version, split, arguments)
-    check_ground_truth(reader.index, version, ",".join(scenes), arguments.data_root / version)
+    load_truth(reader.index, version, ",".join(scenes), arguments.data_root / version)
     tokens = reader.frame_tokens(",".join(scenes))
     output.mkdir(parents=True, exist_ok=True)
     trial = _Trial(arguments.data_root, version, ",".join(scenes), config, detector, reader, tokens)
@@ -219,7 +221,7 @@ def _measure(
     with tempfile.TemporaryDirectory(dir=output, prefix=".row-") as folder:
         results = Path(folder) / "results.json"
         write_results(results, boxes_global, modalities_of(trial.config.detector))
-        return evaluate_detections(trial.root, trial.version, results, trial.split, Path(folder))
+        return evaluate_detections(trial.root, trial.version, results, trial.split, Path(folder)).metrics
 
 
 def _line(row: Row, measured: Measured) -> str:

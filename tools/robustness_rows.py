@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from datasets.nuscenes.evaluation import DetectionMetrics
 from pydantic import TypeAdapter, ValidationError
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from tools.class_metrics import class_metrics
 
 CLEAN = "clean"
@@ -131,11 +131,11 @@ def row_of(
         definition=definition,
         nds=metrics.nds,
         mean_ap=metrics.mean_ap,
-        translation_error=_defined(metrics.translation_error),
-        scale_error=_defined(metrics.scale_error),
-        orientation_error=_defined(metrics.orientation_error),
-        velocity_error=_defined(metrics.velocity_error),
-        attribute_error=_defined(metrics.attribute_error),
+        translation_error=_defined(metrics.mean_errors["trans_err"]),
+        scale_error=_defined(metrics.mean_errors["scale_err"]),
+        orientation_error=_defined(metrics.mean_errors["orient_err"]),
+        velocity_error=_defined(metrics.mean_errors["vel_err"]),
+        attribute_error=_defined(metrics.mean_errors["attr_err"]),
         class_ap={row.name: _defined(row.mean_precision) for row in class_metrics(metrics)},
     )
 

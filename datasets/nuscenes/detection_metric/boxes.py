@@ -65,7 +65,7 @@ class BoxColumns:
 
 @dataclass(frozen=True)
 class TruthBoxes(BoxColumns):
-    """Annotations of the ten classes, sample by sample and by token.
+    """Annotations of the ten classes, sample by sample and in the order of their table.
 
     `annotation`: rows within the scene's annotations in the index, `instance` and `visibility` rows of the index (-1:
     no visibility).

@@ -156,12 +156,12 @@ def _value_end(text: NDArray[np.uint8], start: int) -> int:
             if not closed:
                 return -1
             if depth == 0:
-                return np.int64(place)
+                return int(place)
         elif byte >= 91:  # digits, commas, colons and space are less
             if byte in (91, 123):
                 depth += 1
             elif byte in (93, 125):
                 depth -= 1
                 if depth == 0:
-                    return np.int64(place)
+                    return int(place)
     return -1

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets.classes import LIDAR_CHANNEL
 from datasets.nuscenes.detection_metric.configuration import CONFIGURATION_NAME
 from datasets.nuscenes.detection_metric.evaluation import SplitEvaluation
@@ -155,10 +157,10 @@ def _stage_scene(index: NuScenesIndex, scene: SceneRecords, tables: dict[str, li
         )
     annotations = scene.annotations
     names = [*annotations.token, ""]  # a link of -1 leads to the last one: to none
-    for row, token in enumerate(names[:-1]):
+    for row in np.argsort(annotations.table_row).tolist():
         tables["sample_annotation"].append(
             {
-                "token": token,
+                "token": names[row],
                 "sample_token": tokens[annotations.sample[row]],
                 "instance_token": index.instance_tokens[int(annotations.instance[row])],
                 "attribute_tokens": [str(number) for number in annotations.attributes[row] if number >= 0],

@@ -22,8 +22,7 @@ _PLACED = ("translation", "size", "rotation")
 def load_truth(index: NuScenesIndex, version: str, split: str, where: Path) -> DetectionTruth:
     """The samples and annotations of a split: official (of which the scenes that are present count), "all", or names.
 
-    As in the devkit, but for two annotations at exactly the same distance from a detection: there the devkit prefers
-    the one that comes first in the table, this metric the one whose token does. `where`: the folder of the tables.
+    `where`: the folder of the tables.
     Raises InputRefused for an unknown split, one without annotations of the ten classes, and annotations that the
     metric does not know: with several attributes, or with one that nuScenes does not have.
     """
@@ -60,6 +59,8 @@ def _boxes(
     records = scene.annotations
     labels = labels_of_instances(index, records.instance)
     rows = np.flatnonzero(labels >= 0)
+    # As in the table: of two annotations as near to a detection the first one matches.
+    rows = rows[np.lexsort((records.table_row[rows], records.sample[rows]))]
     sample = records.sample[rows] + np.int32(start)
     columns = {name: getattr(records, name)[rows] for name in (*_PLACED, "velocity", "num_lidar_pts", "num_radar_pts")}
     return columns | {

@@ -81,7 +81,7 @@ class SampleAnnotations:
     Names are those of the tables, metres, (w, x, y, z), global. `velocity`: m/s in x and y as the devkit computes it,
     NaN where unknown. `sample`, `prev` and `next` are rows within the scene (-1 for none), `instance`, `visibility`
     and `attributes` (K: the longest list's length) rows of the index, -1 for none. `table_row`: the record's place in
-    its table, which the official tracking figures depend on and nothing else.
+    its table, which nothing depends on but the official figures.
     """
 
     token: TokenColumn
