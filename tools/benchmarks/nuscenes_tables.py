@@ -23,7 +23,7 @@ _KEYFRAME_PERIOD_US = 500_000
 _SWEEPS = dict.fromkeys(CAMERA_CHANNELS, 6.0) | {LIDAR_CHANNEL: 9.83} | dict.fromkeys(RADAR_CHANNELS, 6.53)
 _SUFFIX = dict.fromkeys(CAMERA_CHANNELS, "jpg") | {LIDAR_CHANNEL: "pcd.bin"} | dict.fromkeys(RADAR_CHANNELS, "pcd")
 _STREAMED = ("sample", "sample_data", "ego_pose", "instance", "sample_annotation", "calibrated_sensor")
-_DRIVEN = 100.0  # metres in a scene, in x as in y
+_DRIVEN = 2.5  # metres from keyframe to keyframe, in x as in y
 _BESIDE = 40.0  # metres in x and in y from where the vehicle will be or has been, within which objects begin
 Row = dict[str, Any]
 
@@ -192,7 +192,7 @@ def _write_channel(
     keyframe_at = {-(-index * (count - 1) // max(len(samples) - 1, 1)): index for index in range(len(samples))}
     tokens = _tokens(generator, count)
     times = start_us + np.linspace(0, (len(samples) - 1) * _KEYFRAME_PERIOD_US, count).astype(np.int64)
-    steps = generator.uniform(0, 2 * _DRIVEN / count, (count, 2))
+    steps = generator.uniform(0, 2 * _DRIVEN * len(samples) / count, (count, 2))
     positions = 1000.0 + np.concatenate([np.cumsum(steps, axis=0), np.zeros((count, 1))], axis=1)
     rotations = _rotations(generator, count)
     height, width = (900, 1600) if camera else (0, 0)
@@ -238,7 +238,7 @@ def _write_tracks(
             f'\n"first_annotation_token": "{tokens[0]}",\n"last_annotation_token": "{tokens[-1]}"\n'
         )
         sizes = _numbers(np.round(generator.uniform(0.4, 5.0, 3), 3))
-        start = 1000 + generator.uniform(0, _DRIVEN) + generator.uniform(-_BESIDE, _BESIDE, 3)
+        start = 1000 + generator.uniform(0, _DRIVEN * len(samples)) + generator.uniform(-_BESIDE, _BESIDE, 3)
         positions = np.round(start + np.cumsum(generator.normal(size=(length, 3)), axis=0), 3)
         rotations = _rotations(generator, length)
         points = generator.integers(0, 300, length)
