@@ -29,6 +29,8 @@ class FailingFileSystem(MemoryFileSystem):  # type: ignore[misc]
     """A bucket in memory; the next reads fail with these exceptions."""
 
     protocol = "failing"
+    store: ClassVar[dict[str, Any]] = {}  # not that of other buckets in memory
+    pseudo_dirs: ClassVar[list[str]] = [""]
     failures: ClassVar[list[Exception]] = []
 
     @classmethod
@@ -65,6 +67,8 @@ def waits(packed: Path) -> Iterator[list[float]]:
     fsspec.filesystem("failing").put(str(packed), "/bucket/shards", recursive=True)
     yield []
     FailingFileSystem.failures.clear()
+    FailingFileSystem.store.clear()
+    FailingFileSystem.pseudo_dirs[:] = [""]
 
 
 def test_a_read_that_fails_is_tried_again(packed: Path, waits: list[float]) -> None:

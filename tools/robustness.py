@@ -29,7 +29,7 @@ from tools.drawing.canvas import png_bytes
 from tools.drawing.heat_table import draw_heat_table
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
-from tools.open_dataset import open_reader
+from tools.open_dataset import open_tables
 from tools.predict import batches_in_order, detect_global, modalities_of, refuse_loader_options
 from tools.progress import Progress
 from tools.robustness_page import heat_rows, page, summary_text
@@ -111,7 +111,7 @@ def robustness(arguments: RobustnessArguments) -> Path:
         raise InputRefused(f"{output} is a file: name a folder with --output.")
     config, detector = load_detector(arguments.run, choose_device(arguments.device))
     cells = _cells(config, arguments)
-    reader = open_reader(arguments.data_root, version, config.sample, channels=config.sample.channels)
+    reader = open_tables(arguments.data_root, version, config.sample, channels=config.sample.channels)
     scenes = _some_scenes(reader, version, split, arguments)
     load_truth(reader.index, version, ",".join(scenes), arguments.data_root / version)
     tokens = reader.frame_tokens(",".join(scenes))

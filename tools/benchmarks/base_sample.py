@@ -72,7 +72,8 @@ def bench_base_sample(
     """Measure on one frame, each time with another augmentation, and objects out of the reader's last frames."""
     with TemporaryDirectory() as folder:
         database = Path(folder) / "objects"
-        objects = build_object_database(reader, reader.frame_tokens("all")[-_DATABASE_FRAMES:], config, database)
+        tokens = reader.frame_tokens("all")[-_DATABASE_FRAMES:]
+        objects = build_object_database(reader, tokens, config, database, version=reader.version)
         frame, drawn, pasted = reader.frame(token), count(), list[int]()
         plain = make_sample(frame, config)
         dataset = FusionDataset(reader, [token], config, augmentation=_everything(database, frame))

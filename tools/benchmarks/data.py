@@ -29,6 +29,8 @@ class DataBench:
     """A dataroot with pictures of 1600 x 900 to make samples from. Default: a synthetic one is written first."""
     devkit: bool = True
     """Open the tables with the devkit, too."""
+    check: bool = True
+    """Let bevel data check find every sensor file missing, too: nine minutes at trainval's size."""
     rounds: int = 5
     """How often all ways of a comparison take their turns: more of them steady the medians."""
     output: Path | None = None
@@ -49,7 +51,7 @@ def bench_data(arguments: DataBench) -> Path | None:
         raise InputRefused(f"{scratch} is no folder: name one for the generated tables with --scratch.")
     machine = this_machine()
     print(machine.text(), flush=True)
-    index = bench_index(scratch, TablesSize(scenes=arguments.scenes), devkit=arguments.devkit)
+    index = bench_index(scratch, TablesSize(scenes=arguments.scenes), devkit=arguments.devkit, check=arguments.check)
     print("\n".join(index.lines()), flush=True)
     samples = bench_samples(rounds=arguments.rounds, world=arguments.world)
     print(samples.table())
