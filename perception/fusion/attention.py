@@ -113,7 +113,8 @@ class SampledAttention(nn.Module):
         for index, layer in enumerate(self.values):
             value = layer(maps[:, index]).view(batch, rows, columns, heads, -1).permute(0, 3, 4, 1, 2).flatten(0, 1)
             places = own + offsets[index].flatten(0, 1) * (2 / size)
-            seen = F.grid_sample(value, places.to(value.dtype), align_corners=False).unflatten(0, (batch, heads))
+            seen = F.grid_sample(value, places.to(value.dtype), align_corners=False)
+            seen = seen.view(batch, heads, -1, points, cells)
             share = shares[:, :, index * points : (index + 1) * points]
             for point in range(points):
                 found = found + seen[:, :, :, point] * share[:, :, None, point]
