@@ -94,7 +94,8 @@ def _path_in_file(given: Any, location: tuple[int | str, ...], missing: bool) ->
     """
     named: list[str] = []
     for part in location[: len(location) - missing]:
-        if (isinstance(given, dict) and part in given) or (isinstance(given, list) and isinstance(part, int)):
+        known = part in given if isinstance(given, dict) else isinstance(given, list) and isinstance(part, int)
+        if known:
             named.append(str(part))
             given = given[part]
     return ".".join([*named, *(str(part) for part in location[len(location) - missing :])])
