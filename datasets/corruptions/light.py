@@ -28,7 +28,7 @@ class Darkened:
 
         # By recorded value. The normal distribution stands for Poisson's: it is drawn ten times as fast.
         light = self.factor * np.linspace(0.0, 1.0, 256) ** self.gamma
-        deviation = np.sqrt(self.read_noise**2 + (light / self.photons if self.photons else 0.0))
+        deviation = np.sqrt(self.read_noise**2 + (light / self.photons if self.photons else 0.0 * light))
 
         def dark(channel: str, pixels: Picture) -> Picture:
             draws = generator_of(seed, "dark", frame.token, channel)
