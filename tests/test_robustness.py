@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def row(name: str, severity: int, nds: float, mean_ap: float = 0.1) -> Row:
     graded = name not in (CLEAN, "sensor_subset")
-    return Row(name, severity, f"label {severity}", graded, "source", "definition", nds, mean_ap, *5 * (None,), {})
+    return Row(name, severity, f"label {severity}", graded, "source", "definition", nds, mean_ap, {}, {})
 
 
 def words(run: Path, data: Path, output: Path, *more: str) -> list[str]:
@@ -71,7 +71,7 @@ def test_a_run_is_measured_clean_and_corrupted_and_goes_on_where_it_was_stopped(
     clean = rows_of(whole)[CLEAN, 0]
     assert (clean["nds"], clean["mean_ap"]) == (summary["nd_score"], summary["mean_ap"])
     # Spoilt points are other detections.
-    errors = [(found["nds"], found["translation_error"], found["mean_ap"]) for found in rows_of(whole).values()]
+    errors = [(found["nds"], found["errors"]["trans_err"], found["mean_ap"]) for found in rows_of(whole).values()]
     assert len(set(errors)) > 2
 
     # Ctrl-C while the first rows are told, then the same command, with loader processes and batches.

@@ -9,13 +9,15 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from datasets.nuscenes.evaluation import DetectionMetrics, check_ground_truth, evaluate_detections
 
 from datasets.atomic_file import write_atomically
 from datasets.corruptions.catalogue import Sensors, Series, catalogue
 from datasets.corruptions.corruption import Corruption, Together
 from datasets.corruptions.reader import CorruptedReader
 from datasets.faults import InputRefused
+from datasets.nuscenes.detection_metric.evaluation import evaluate_detections
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
+from datasets.nuscenes.detection_metric.truth import load_truth
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
 from datasets.nuscenes.splits import default_split, scenes_of_split, split_in_file_name
@@ -27,7 +29,7 @@ from tools.drawing.canvas import png_bytes
 from tools.drawing.heat_table import draw_heat_table
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
-from tools.open_dataset import open_reader
+from tools.open_dataset import DataRoot, open_tables, tables_root
 from tools.predict import batches_in_order, detect_global, modalities_of, refuse_loader_options
 from tools.progress import Progress
 from tools.robustness_page import heat_rows, page, summary_text
@@ -43,7 +45,7 @@ class RobustnessArguments:
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """The run folder of `bevel train`."""
-    data_root: Path
+    data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
@@ -102,19 +104,21 @@ def robustness(arguments: RobustnessArguments) -> Path:
     limit_threads(arguments.threads)
     refuse_no_run(arguments.run)
     refuse_loader_options(arguments.batch_size, arguments.workers)
-    version = find_version(arguments.data_root, arguments.version)
+    root = tables_root(arguments.data_root)
+    version = find_version(root, arguments.version)
     split = arguments.split or default_split(version, "evaluate")
     output = arguments.output or arguments.run / f"robustness-{split_in_file_name(split)}"
     if output.exists() and not output.is_dir():
         raise InputRefused(f"{output} is a file: name a folder with --output.")
     config, detector = load_detector(arguments.run, choose_device(arguments.device))
     cells = _cells(config, arguments)
-    reader = open_reader(arguments.data_root, version, config.sample, channels=config.sample.channels)
-    scenes = _some_scenes(reader, version, split, arguments)
-    check_ground_truth(reader.index, version, ",".join(scenes), arguments.data_root / version)
-    tokens = reader.frame_tokens(",".join(scenes))
+    reader = open_tables(root, version, config.sample, channels=config.sample.channels)
+    split = ",".join(_some_scenes(reader, split, arguments.scenes))
+    # What cannot be scored is refused now, not after the first row's work.
+    load_truth(reader.index, version, split, root / version)
+    tokens = reader.frame_tokens(split)
     output.mkdir(parents=True, exist_ok=True)
-    trial = _Trial(arguments.data_root, version, ",".join(scenes), config, detector, reader, tokens)
+    trial = _Trial(root, version, split, config, detector, reader, tokens)
     rows = output / "robustness.json"
     measured, missing = _measure_all(trial, cells, rows, arguments)
     title = f"Robustness of {arguments.run.resolve().name}"
@@ -154,13 +158,14 @@ def _cells_of(series: Series, severities: tuple[int, ...]) -> list[_Cell]:
     ]
 
 
-def _some_scenes(reader: NuScenesReader, version: str, split: str, arguments: RobustnessArguments) -> tuple[str, ...]:
-    scenes = scenes_of_split(split, reader.scene_names, version, where=str(arguments.data_root / version))
-    if arguments.scenes is None:
+def _some_scenes(reader: NuScenesReader, split: str, count: int | None) -> tuple[str, ...]:
+    where = str(reader.root / reader.version)
+    scenes = scenes_of_split(split, reader.scene_names, reader.version, where=where)
+    if count is None:
         return scenes
-    if not 1 <= arguments.scenes <= len(scenes):
+    if not 1 <= count <= len(scenes):
         raise InputRefused(f"--scenes must lie between 1 and {len(scenes)}, the scenes of {split} that are here.")
-    places = np.linspace(0, len(scenes) - 1, arguments.scenes).round().astype(int)
+    places = np.linspace(0, len(scenes) - 1, count).round().astype(int)
     return tuple(scenes[place] for place in places)
 
 
@@ -219,7 +224,7 @@ def _measure(
     with tempfile.TemporaryDirectory(dir=output, prefix=".row-") as folder:
         results = Path(folder) / "results.json"
         write_results(results, boxes_global, modalities_of(trial.config.detector))
-        return evaluate_detections(trial.root, trial.version, results, trial.split, Path(folder))
+        return evaluate_detections(trial.root, trial.version, results, trial.split, Path(folder)).metrics
 
 
 def _line(row: Row, measured: Measured) -> str:

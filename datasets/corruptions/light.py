@@ -33,7 +33,9 @@ class Darkened:
         def dark(channel: str, pixels: Picture) -> Picture:
             draws = generator_of(seed, "dark", frame.token, channel)
             noise = draws.standard_normal(pixels.shape, np.float32)
-            return as_bytes(np.float32(255.0 * light)[pixels] + np.float32(255.0 * deviation)[pixels] * noise)
+            return as_bytes(
+                (255.0 * light).astype(np.float32)[pixels] + (255.0 * deviation).astype(np.float32)[pixels] * noise
+            )
 
         return with_changed_pictures(frame, dark)
 
