@@ -155,7 +155,12 @@ def test_dead_sensors_are_as_many_as_said_nested_and_the_same_for_a_scene(
     assert len({alive(0, 1, seed) for seed in range(8)}) > 1
 
 
-@pytest.mark.parametrize("series", [s for s in SERIES.values() if s.graded], ids=lambda series: series.name)
+@pytest.mark.parametrize(
+    "series",
+    # Fog, rain and snow are those of single sensors, one after the other.
+    [s for s in SERIES.values() if s.graded and s.name not in ("fog", "rain", "snow")],
+    ids=lambda series: series.name,
+)
 def test_the_seed_alone_decides_whoever_reads_in_what_order(series: Series, frames: tuple[LogFrame, ...]) -> None:
     level = series.levels[min(1, len(series.levels) - 1)]
     tokens = [frame.token for frame in frames[:3]]

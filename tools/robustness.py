@@ -11,12 +11,16 @@ import numpy as np
 import tyro
 
 from datasets.atomic_file import write_atomically
+from datasets.boxes import Boxes3D
 from datasets.corruptions.catalogue import Sensors, Series, catalogue
 from datasets.corruptions.corruption import Corruption, Together
 from datasets.corruptions.reader import CorruptedReader
 from datasets.faults import InputRefused
-from datasets.nuscenes.detection_metric.evaluation import evaluate_detections
-from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
+from datasets.nuscenes.detection_metric.boxes import DetectionTruth
+from datasets.nuscenes.detection_metric.detections import read_detections
+from datasets.nuscenes.detection_metric.filters import counted
+from datasets.nuscenes.detection_metric.matching import match
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics, measure
 from datasets.nuscenes.detection_metric.truth import load_truth
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
@@ -87,13 +91,12 @@ class _Cell:
 class _Trial:
     """What is measured, and on what."""
 
-    root: Path
-    version: str
     split: str
     config: RunConfig
     detector: Detector
     reader: NuScenesReader
     tokens: tuple[str, ...]
+    truth: DetectionTruth
 
 
 def robustness(arguments: RobustnessArguments) -> Path:
@@ -114,11 +117,10 @@ def robustness(arguments: RobustnessArguments) -> Path:
     cells = _cells(config, arguments)
     reader = open_tables(root, version, config.sample, channels=config.sample.channels)
     split = ",".join(_some_scenes(reader, split, arguments.scenes))
-    # What cannot be scored is refused now, not after the first row's work.
-    load_truth(reader.index, version, split, root / version)
+    truth = load_truth(reader.index, version, split, root / version)
     tokens = reader.frame_tokens(split)
     output.mkdir(parents=True, exist_ok=True)
-    trial = _Trial(root, version, split, config, detector, reader, tokens)
+    trial = _Trial(split, config, detector, reader, tokens, truth)
     rows = output / "robustness.json"
     measured, missing = _measure_all(trial, cells, rows, arguments)
     title = f"Robustness of {arguments.run.resolve().name}"
@@ -176,7 +178,7 @@ def _measure_all(
     measured = read_rows(rows, _basis(trial, arguments))
     left = [cell for cell in cells if not _is_measured(cell, measured)]
     print(
-        f"{len(trial.tokens)} samples of {trial.split} of {trial.version}, seed {arguments.seed}: "
+        f"{len(trial.tokens)} samples of {trial.split} of {trial.reader.version}, seed {arguments.seed}: "
         f"{len(left)} of {len(cells)} rows are to be measured",
         file=sys.stderr,
         flush=True,
@@ -215,16 +217,25 @@ def _measure(
     """Detect in every corrupted sample and score; the detections themselves are not kept."""
     reader = CorruptedReader(trial.reader, cell.corruption, trial.tokens, arguments.seed)
     dataset = FusionDataset(reader, trial.tokens, trial.config.sample)
-    boxes_global = {}
+    boxes_global: dict[str, Boxes3D] = {}
     for loaded in batches_in_order(dataset, arguments.batch_size, arguments.workers, arguments.missing_sensors):
         for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
             missing.add(token, faults, impairments)
         boxes_global |= detect_global(trial.detector, loaded)
         shown.advance(f"{cell.name} {cell.label}".strip(), steps=len(loaded.batch.tokens))
+    return _scored(trial, boxes_global, output)
+
+
+def _scored(trial: _Trial, boxes_global: dict[str, Boxes3D], output: Path) -> DetectionMetrics:
+    """As `bevel evaluate` scores them, by way of a results file: rounding and the best 500 of a sample included."""
+    truth = trial.truth
     with tempfile.TemporaryDirectory(dir=output, prefix=".row-") as folder:
         results = Path(folder) / "results.json"
         write_results(results, boxes_global, modalities_of(trial.config.detector))
-        return evaluate_detections(trial.root, trial.version, results, trial.split, Path(folder)).metrics
+        detections = read_detections(results, truth.samples, trial.split, others_allowed=False).boxes
+    return measure(
+        match(truth.boxes.take(counted(truth.boxes, truth.racks)), detections.take(counted(detections, truth.racks)))
+    )
 
 
 def _line(row: Row, measured: Measured) -> str:
@@ -243,7 +254,7 @@ def _basis(trial: _Trial, arguments: RobustnessArguments) -> Basis:
     return Basis(
         weights=weights.hexdigest(),
         config=hashlib.sha256(config_to_json(trial.config).encode()).hexdigest(),
-        version=trial.version,
+        version=trial.reader.version,
         scenes=tuple(trial.split.split(",")),
         samples=hashlib.sha256("\n".join(trial.tokens).encode()).hexdigest(),
         seed=arguments.seed,
