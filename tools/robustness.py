@@ -11,12 +11,16 @@ import numpy as np
 import tyro
 
 from datasets.atomic_file import write_atomically
+from datasets.boxes import Boxes3D
 from datasets.corruptions.catalogue import Sensors, Series, catalogue
 from datasets.corruptions.corruption import Corruption, Together
 from datasets.corruptions.reader import CorruptedReader
 from datasets.faults import InputRefused
-from datasets.nuscenes.detection_metric.evaluation import evaluate_detections
-from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
+from datasets.nuscenes.detection_metric.boxes import DetectionTruth
+from datasets.nuscenes.detection_metric.detections import read_detections
+from datasets.nuscenes.detection_metric.filters import counted
+from datasets.nuscenes.detection_metric.matching import match
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics, measure
 from datasets.nuscenes.detection_metric.truth import load_truth
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
@@ -29,7 +33,7 @@ from tools.drawing.canvas import png_bytes
 from tools.drawing.heat_table import draw_heat_table
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
-from tools.open_dataset import open_tables
+from tools.open_dataset import DataRoot, open_tables, tables_root
 from tools.predict import batches_in_order, detect_global, modalities_of, refuse_loader_options
 from tools.progress import Progress
 from tools.robustness_page import heat_rows, page, summary_text
@@ -45,7 +49,7 @@ class RobustnessArguments:
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """The run folder of `bevel train`."""
-    data_root: Path
+    data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
@@ -87,13 +91,12 @@ class _Cell:
 class _Trial:
     """What is measured, and on what."""
 
-    root: Path
-    version: str
     split: str
     config: RunConfig
     detector: Detector
     reader: NuScenesReader
     tokens: tuple[str, ...]
+    truth: DetectionTruth
 
 
 def robustness(arguments: RobustnessArguments) -> Path:
@@ -104,19 +107,20 @@ def robustness(arguments: RobustnessArguments) -> Path:
     limit_threads(arguments.threads)
     refuse_no_run(arguments.run)
     refuse_loader_options(arguments.batch_size, arguments.workers)
-    version = find_version(arguments.data_root, arguments.version)
+    root = tables_root(arguments.data_root)
+    version = find_version(root, arguments.version)
     split = arguments.split or default_split(version, "evaluate")
     output = arguments.output or arguments.run / f"robustness-{split_in_file_name(split)}"
     if output.exists() and not output.is_dir():
         raise InputRefused(f"{output} is a file: name a folder with --output.")
     config, detector = load_detector(arguments.run, choose_device(arguments.device))
     cells = _cells(config, arguments)
-    reader = open_tables(arguments.data_root, version, config.sample, channels=config.sample.channels)
-    scenes = _some_scenes(reader, version, split, arguments)
-    load_truth(reader.index, version, ",".join(scenes), arguments.data_root / version)
-    tokens = reader.frame_tokens(",".join(scenes))
+    reader = open_tables(root, version, config.sample, channels=config.sample.channels)
+    split = ",".join(_some_scenes(reader, split, arguments.scenes))
+    truth = load_truth(reader.index, version, split, root / version)
+    tokens = reader.frame_tokens(split)
     output.mkdir(parents=True, exist_ok=True)
-    trial = _Trial(arguments.data_root, version, ",".join(scenes), config, detector, reader, tokens)
+    trial = _Trial(split, config, detector, reader, tokens, truth)
     rows = output / "robustness.json"
     measured, missing = _measure_all(trial, cells, rows, arguments)
     title = f"Robustness of {arguments.run.resolve().name}"
@@ -156,13 +160,14 @@ def _cells_of(series: Series, severities: tuple[int, ...]) -> list[_Cell]:
     ]
 
 
-def _some_scenes(reader: NuScenesReader, version: str, split: str, arguments: RobustnessArguments) -> tuple[str, ...]:
-    scenes = scenes_of_split(split, reader.scene_names, version, where=str(arguments.data_root / version))
-    if arguments.scenes is None:
+def _some_scenes(reader: NuScenesReader, split: str, count: int | None) -> tuple[str, ...]:
+    where = str(reader.root / reader.version)
+    scenes = scenes_of_split(split, reader.scene_names, reader.version, where=where)
+    if count is None:
         return scenes
-    if not 1 <= arguments.scenes <= len(scenes):
+    if not 1 <= count <= len(scenes):
         raise InputRefused(f"--scenes must lie between 1 and {len(scenes)}, the scenes of {split} that are here.")
-    places = np.linspace(0, len(scenes) - 1, arguments.scenes).round().astype(int)
+    places = np.linspace(0, len(scenes) - 1, count).round().astype(int)
     return tuple(scenes[place] for place in places)
 
 
@@ -173,7 +178,7 @@ def _measure_all(
     measured = read_rows(rows, _basis(trial, arguments))
     left = [cell for cell in cells if not _is_measured(cell, measured)]
     print(
-        f"{len(trial.tokens)} samples of {trial.split} of {trial.version}, seed {arguments.seed}: "
+        f"{len(trial.tokens)} samples of {trial.split} of {trial.reader.version}, seed {arguments.seed}: "
         f"{len(left)} of {len(cells)} rows are to be measured",
         file=sys.stderr,
         flush=True,
@@ -212,16 +217,25 @@ def _measure(
     """Detect in every corrupted sample and score; the detections themselves are not kept."""
     reader = CorruptedReader(trial.reader, cell.corruption, trial.tokens, arguments.seed)
     dataset = FusionDataset(reader, trial.tokens, trial.config.sample)
-    boxes_global = {}
+    boxes_global: dict[str, Boxes3D] = {}
     for loaded in batches_in_order(dataset, arguments.batch_size, arguments.workers, arguments.missing_sensors):
         for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
             missing.add(token, faults, impairments)
         boxes_global |= detect_global(trial.detector, loaded)
         shown.advance(f"{cell.name} {cell.label}".strip(), steps=len(loaded.batch.tokens))
+    return _scored(trial, boxes_global, output)
+
+
+def _scored(trial: _Trial, boxes_global: dict[str, Boxes3D], output: Path) -> DetectionMetrics:
+    """As `bevel evaluate` scores them, by way of a results file: rounding and the best 500 of a sample included."""
+    truth = trial.truth
     with tempfile.TemporaryDirectory(dir=output, prefix=".row-") as folder:
         results = Path(folder) / "results.json"
         write_results(results, boxes_global, modalities_of(trial.config.detector))
-        return evaluate_detections(trial.root, trial.version, results, trial.split, Path(folder)).metrics
+        detections = read_detections(results, truth.samples, trial.split, others_allowed=False).boxes
+    return measure(
+        match(truth.boxes.take(counted(truth.boxes, truth.racks)), detections.take(counted(detections, truth.racks)))
+    )
 
 
 def _line(row: Row, measured: Measured) -> str:
@@ -240,7 +254,7 @@ def _basis(trial: _Trial, arguments: RobustnessArguments) -> Basis:
     return Basis(
         weights=weights.hexdigest(),
         config=hashlib.sha256(config_to_json(trial.config).encode()).hexdigest(),
-        version=trial.version,
+        version=trial.reader.version,
         scenes=tuple(trial.split.split(",")),
         samples=hashlib.sha256("\n".join(trial.tokens).encode()).hexdigest(),
         seed=arguments.seed,

@@ -34,8 +34,8 @@ class Basis:
 class Row:
     """The score under one severity of one corruption (`severity` from 1), or one case (`graded` False), or clean (0).
 
-    `definition` is the corruption with all its strengths. Errors as in the official metric; None where not defined,
-    and the AP of a class without boxes is None.
+    `definition` is the corruption with all its strengths. `errors`: the five mean errors by their official names, None
+    where not defined; `class_ap`: the mean AP by class, None without boxes.
     """
 
     corruption: str
@@ -46,11 +46,7 @@ class Row:
     definition: str
     nds: float
     mean_ap: float
-    translation_error: float | None
-    scale_error: float | None
-    orientation_error: float | None
-    velocity_error: float | None
-    attribute_error: float | None
+    errors: dict[str, float | None]
     class_ap: dict[str, float | None]
 
     @property
@@ -131,11 +127,7 @@ def row_of(
         definition=definition,
         nds=metrics.nds,
         mean_ap=metrics.mean_ap,
-        translation_error=_defined(metrics.mean_errors["trans_err"]),
-        scale_error=_defined(metrics.mean_errors["scale_err"]),
-        orientation_error=_defined(metrics.mean_errors["orient_err"]),
-        velocity_error=_defined(metrics.mean_errors["vel_err"]),
-        attribute_error=_defined(metrics.mean_errors["attr_err"]),
+        errors={name: _defined(error) for name, error in metrics.mean_errors.items()},
         class_ap={row.name: _defined(row.mean_precision) for row in class_metrics(metrics)},
     )
 

@@ -25,8 +25,8 @@ MULTICORRUPT = "MultiCorrupt (Beemelmanns et al. 2024)"
 ROBOBEV = "RoboBEV (Xie et al. 2023)"
 IMAGENET_C = "ImageNet-C (Hendrycks and Dietterich 2019)"
 METABEV = "MetaBEV (Ge et al. 2023)"
-YU = "Yu et al. 2023"
-OCCLUDED = "Occluded nuScenes (2025)"
+YU = "Yu et al. (arXiv 2205.14951)"
+OCCLUDED = "Occluded nuScenes"
 OURS = "ours"
 
 Strength = TypeVar("Strength", int, float)
@@ -145,12 +145,12 @@ def _of_cameras(cameras: tuple[str, ...]) -> list[Series]:
         _graded("picture_noise", IMAGENET_C, (0.08, 0.12, 0.18, 0.26, 0.38), lambda s: f"std {s:g}", Noisy),
         _graded("motion_blur", NUSCENES_C, (0.01, 0.02, 0.03, 0.04, 0.05), lambda s: f"{s:.0%} width", MotionBlurred),
         _graded("dirty_lens", OCCLUDED, (0.1, 0.2, 0.3), lambda share: f"{share:.0%}", Dirty),
-        _graded("picture_fog", NUSCENES_C, _FOG, _visibility, PictureFog),
+        _graded("picture_fog", f"{NUSCENES_C}, fog of its LiDAR", _FOG, _visibility, PictureFog),
         Series("picture_rain", tuple(Level(f"{r:.2g} mm/h", PictureRain(s, r)) for s, r in rain), NUSCENES_C),
         Series("picture_snow", tuple(Level(str(n), PictureSnow(*p)) for n, p in enumerate(snow, start=1)), IMAGENET_C),
         _graded(
             "cameras_misaligned",
-            YU,
+            f"{YU}; shift {OURS}",
             (1.0, 2.0, 3.0, 4.0, 5.0),
             lambda degrees: f"{degrees:g} deg",
             lambda degrees: Misaligned(cameras, degrees, _SHIFT_FOR_DEGREE * degrees),
@@ -216,7 +216,7 @@ def _of_lidar(lidar: str) -> list[Series]:
         _graded("lidar_snow", NUSCENES_C, _RATES, _millimetres, lambda r: LidarWeather("snow", lidar, r)),
         _graded(
             "lidar_misaligned",
-            YU,
+            f"{YU}; shift {OURS}",
             (1.0, 2.0, 3.0, 4.0, 5.0),
             lambda degrees: f"{degrees:g} deg",
             lambda degrees: Misaligned((lidar,), degrees, _SHIFT_FOR_DEGREE * degrees),

@@ -28,12 +28,13 @@ class Darkened:
 
         # By recorded value. The normal distribution stands for Poisson's: it is drawn ten times as fast.
         light = self.factor * np.linspace(0.0, 1.0, 256) ** self.gamma
-        deviation = np.sqrt(self.read_noise**2 + (light / self.photons if self.photons else 0.0))
+        deviation = np.sqrt(self.read_noise**2 + (light / self.photons if self.photons else 0.0 * light))
+        values, deviations = (255.0 * light).astype(np.float32), (255.0 * deviation).astype(np.float32)
 
         def dark(channel: str, pixels: Picture) -> Picture:
             draws = generator_of(seed, "dark", frame.token, channel)
             noise = draws.standard_normal(pixels.shape, np.float32)
-            return as_bytes(np.float32(255.0 * light)[pixels] + np.float32(255.0 * deviation)[pixels] * noise)
+            return as_bytes(values[pixels] + deviations[pixels] * noise)
 
         return with_changed_pictures(frame, dark)
 

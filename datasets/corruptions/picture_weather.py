@@ -128,8 +128,7 @@ def _along_edges(coarse: Float32[Array, "h w"], guide: Float32[Array, "H W"]) ->
     def mean(values: Float32[Array, "h w"]) -> Float32[Array, "h w"]:
         return np.asarray(cv2.blur(values, (_WINDOW, _WINDOW)), np.float32)
 
-    mean_of_both = mean(small * coarse) - mean(small) * mean(coarse)
-    slope = mean_of_both / (mean(small * small) - mean(small) ** 2 + _FLATNESS)
+    slope = (mean(small * coarse) - mean(small) * mean(coarse)) / (mean(small * small) - mean(small) ** 2 + _FLATNESS)
     offset = mean(coarse) - slope * mean(small)
     size = guide.shape[::-1]
     slope, offset = (cv2.resize(mean(part), size, interpolation=cv2.INTER_LINEAR) for part in (slope, offset))

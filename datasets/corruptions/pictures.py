@@ -54,4 +54,5 @@ def _encoded(pixels: Picture, recorded: CameraImage) -> bytes:
 
 def as_bytes(pixels: Float32[Array, "H W 3"]) -> Picture:
     """Values 0..255, rounded and clipped."""
-    return np.asarray(cv2.add(pixels, 0.0, dtype=cv2.CV_8U), np.uint8)
+    # cv2 rounds and clips in one pass, several times as fast as NumPy.
+    return np.asarray(cv2.addWeighted(pixels, 1.0, pixels, 0.0, 0.0, dtype=cv2.CV_8U), np.uint8)

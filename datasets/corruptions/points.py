@@ -1,9 +1,9 @@
 """Points that are missing: at random, beam by beam, or beside a narrow field of view."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -68,7 +68,7 @@ class FieldOfView:
 
         def kept(channel: str, sweep: PointSweep) -> Bool[Tensor, "P"]:
             turned = sweep.points[:, :3].double() @ frame.rig.ego_from_sensor[channel][:3, :3].T
-            return torch.atan2(turned[:, 1], turned[:, 0]).abs() <= np.radians(self.half_angle)
+            return torch.atan2(turned[:, 1], turned[:, 0]).abs() <= math.radians(self.half_angle)
 
         return with_points_kept(frame, (self.channel,), kept) if self.half_angle < 180 else frame
 

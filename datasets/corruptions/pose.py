@@ -120,8 +120,8 @@ def with_told_poses(frame: LogFrame, told: Callable[[int, Transform], Transform]
 
 def _readings(frame: LogFrame) -> list[tuple[int, Transform]]:
     """Time and true pose of everything that the frame holds, its own last."""
-    readings = [*frame.ego_states, *frame.images.values()]
-    found = [(reading.timestamp_us, reading.global_from_ego) for reading in readings]
+    found = [(state.timestamp_us, state.global_from_ego) for state in frame.ego_states]
+    found += [(image.timestamp_us, image.global_from_ego) for image in frame.images.values()]
     for by_channel in (frame.lidar_sweeps, frame.radar_sweeps):
         found += [(s.timestamp_us, s.global_from_ego) for of_channel in by_channel.values() for s in of_channel]
     return [*found, (frame.timestamp_us, frame.global_from_ego)]
