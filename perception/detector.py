@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,14 +11,14 @@ from torch import Tensor, nn
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import Batch, Modality, PointBatch
 from perception.camera_branch import CameraBranch, CameraConfig
-from perception.center_head import CenterHead, HeadOutputs
 from perception.fusion.attention import AttentionFusionConfig
 from perception.fusion.build import FusionConfig, build_fusion
 from perception.fusion.early import EarlyFusionConfig, PointPainting
 from perception.fusion.late import LateFusionConfig, SensorHeads, SensorOutputs
 from perception.fusion.transformer import FusionTransformerConfig
 from perception.grid import BevGrid
-from perception.heads import Head, HeadConfig, build_head, head_boxes, head_losses
+from perception.heads.build import HeadConfig, HeadOutputs, build_head
+from perception.heads.detection_head import DetectionHead
 from perception.lidar_branch import LidarBranch, LidarConfig
 from perception.losses import Losses
 from perception.pose_encoder import PoseConfig, PoseEncoder
@@ -100,7 +101,7 @@ class Detector(nn.Module):
         self.radar = None if config.radar is None else RadarBranch(config.radar, grid, channels, painted)
         self.pose = None if config.pose is None else PoseEncoder(config.pose, channels)
         self.fusion = build_fusion(config.fusion, grid, channels)
-        self.head: Head | SensorHeads
+        self.head: DetectionHead[Any] | SensorHeads
         if isinstance(config.fusion, LateFusionConfig):
             self.head = SensorHeads(config.fusion, config.head, grid, channels, config.sensors)
         else:
@@ -140,8 +141,8 @@ class Detector(nn.Module):
         match self.head, predictions.head:
             case SensorHeads() as heads, SensorOutputs() as outputs:
                 return heads.losses(outputs, boxes)
-            case CenterHead() as head, HeadOutputs() as output:
-                return head_losses(head, output, boxes)
+            case DetectionHead() as head, output:
+                return head.losses(output, boxes)
         raise TypeError("these predictions are of another detector")
 
     @torch.no_grad()
@@ -160,8 +161,8 @@ class Detector(nn.Module):
         match self.head, predictions.head:
             case SensorHeads() as heads, SensorOutputs() as outputs:
                 return heads.decode(outputs)
-            case CenterHead() as head, HeadOutputs() as output:
-                return head_boxes(head, output)
+            case DetectionHead() as head, output:
+                return head.decode(output)
         raise TypeError("these predictions are of another detector")
 
     def _usable(self, batch: Batch) -> Bool[Tensor, "B 4"]:

@@ -14,7 +14,6 @@ from perception.fusion.attention import AttentionFusionConfig
 from perception.fusion.build import FusionKind, fusion_config
 from perception.fusion.late import LateFusionConfig, SensorOutputs
 from perception.fusion.transformer import FusionTransformerConfig
-from perception.heads import head_boxes
 from perception.lidar_branch import VoxelEncoderConfig
 from perception.modality_dropout import mask_modalities
 from tests.devkit_ap import mean_average_precision
@@ -258,7 +257,7 @@ def test_late_fusion_of_one_sensor_is_that_sensors_boxes() -> None:
     network, batch = detector("late").eval(), batch_of(1).without("camera", "radar", "pose")
     (fused,) = network.detect(batch)
     outputs = network(batch).head
-    (own,) = head_boxes(network.head.heads[1], outputs.by_sensor["lidar"])
+    (own,) = network.head.heads[1].decode(outputs.by_sensor["lidar"])
     assert len(fused) == len(own) > 0
     for name in Boxes3D.__dataclass_fields__:
         torch.testing.assert_close(getattr(fused, name), getattr(own, name), atol=1e-5, rtol=1e-5)
