@@ -10,6 +10,9 @@ import torch
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import MODALITIES, Batch, PointBatch
 from perception.detector import Detector, Predictions
+from perception.heads.center_head import CenterHeadConfig
+from perception.heads.quality import QualityConfig
+from perception.heads.query_head import QueryHeadConfig
 from perception.modality_dropout import drop_modalities, mask_modalities
 from perception.presets import base, tiny
 from tests.random_batch import random_batch
@@ -38,9 +41,18 @@ def assert_same_boxes(a: list[Boxes3D], b: list[Boxes3D]) -> None:
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_every_subset_of_sensors_trains_and_detects() -> None:
-    """All 2^3 - 1 subsets of camera, LiDAR and radar, with and without pose; and nothing at all."""
-    network, full = detector(), batch_of(2)
+HEADS = {
+    "center": small_detector().head,
+    "center with quality": CenterHeadConfig(channels=8, hidden=16, upsample=2, quality=QualityConfig()),
+    "query": QueryHeadConfig(channels=8, hidden=16, queries=20, heads=2, feedforward=16, quality=QualityConfig()),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_subset_of_sensors_trains_and_detects(name: str) -> None:
+    """All 2^3 - 1 subsets of camera, LiDAR and radar, with and without pose; and nothing at all; with every head."""
+    torch.manual_seed(0)
+    network, full = Detector(replace(small_detector(), head=HEADS[name])), batch_of(2)
     for present in itertools.product([True, False], repeat=4):
         absent = [name for name, here in zip(MODALITIES, present, strict=True) if not here]
         batch = full.without(*absent)

@@ -117,7 +117,7 @@ class SensorHeads(nn.Module):
                     found[index].append(boxes)
         return [self._fused(sets) for sets in found]
 
-    def _heads(self) -> Iterator[tuple[Modality, DetectionHead[Any]]:
+    def _heads(self) -> Iterator[tuple[Modality, DetectionHead[Any]]]:
         for sensor, head in zip(self.sensors, self.heads, strict=True):
             yield sensor, cast(DetectionHead[Any], head)
 

@@ -1,6 +1,7 @@
 """A box as a head regresses it: eleven numbers, seen from one cell of the BEV."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,41 @@ class CellIndex:
     def __len__(self) -> int:
         return len(self.sample)
 
+    def __getitem__(self, index: Int64[Tensor, "N"]) -> "CellIndex":
+        return CellIndex(self.sample[index], self.group[index], self.row[index], self.column[index])
+
+    @classmethod
+    def concatenated(cls, sets: "Sequence[CellIndex]") -> "CellIndex":
+        """The places of one or more sets, one set after another."""
+        return cls(
+            sample=torch.cat([cells.sample for cells in sets]),
+            group=torch.cat([cells.group for cells in sets]),
+            row=torch.cat([cells.row for cells in sets]),
+            column=torch.cat([cells.column for cells in sets]),
+        )
+
+
+@dataclass(frozen=True)
+class BoxRegression:
+    """What a network says of K boxes: codes (CODE_SLICES), logits of attributes, and of the quality where it is asked
+    for (perception/heads/quality.py).
+    """
+
+    codes: Float[Tensor, "K 11"]
+    attribute_logits: Float[Tensor, "K 8"]
+    quality_logits: Float[Tensor, "K"] | None
+
+    @staticmethod
+    def width(quality: bool) -> int:
+        """How many numbers stand for a box."""
+        return CODE_SIZE + len(ATTRIBUTES) + quality
+
+    @classmethod
+    def of(cls, numbers: Float[Tensor, "K W"]) -> "BoxRegression":
+        """From a layer's output of that `width`."""
+        codes, attributes, quality = numbers.tensor_split((CODE_SIZE, cls.width(quality=False)), dim=1)
+        return cls(codes, attributes, quality[:, 0] if quality.shape[1] else None)
+
 
 def decode_codes(
     codes: Float[Tensor, "K 11"], cells: CellIndex, grid: BevGrid
@@ -77,17 +113,16 @@ def decode_codes(
 
 
 def decode_boxes(
-    codes: Float[Tensor, "K 11"],
-    attribute_logits: Float[Tensor, "K 8"],
+    regression: BoxRegression,
     cells: CellIndex,
     labels: Int64[Tensor, "K"],
     scores: Float[Tensor, "K"],
     grid: BevGrid,
 ) -> Boxes3D:
     """The boxes (ego, float32) of the codes at these cells; of attributes the likeliest that the class can have."""
-    centers, sizes_wlh, yaws, velocities = decode_codes(codes.float(), cells, grid)
+    centers, sizes_wlh, yaws, velocities = decode_codes(regression.codes.float(), cells, grid)
     allowed = attributes_allowed(labels)
-    best = attribute_logits.float().masked_fill(~allowed, float("-inf")).argmax(dim=1)
+    best = regression.attribute_logits.float().masked_fill(~allowed, float("-inf")).argmax(dim=1)
     attributes = torch.where(allowed.any(dim=1), best, -1)
     return Boxes3D(centers, sizes_wlh, yaws, velocities, labels, scores, attributes)
 
@@ -100,10 +135,13 @@ def attributes_allowed(labels: Int64[Tensor, "K"]) -> Bool[Tensor, "K 8"]:
     return table[labels]
 
 
-def usable(boxes: Boxes3D) -> Bool[Tensor, "M"]:
-    """Boxes that can be learnt: centre, size and yaw finite, the size positive."""
+def learnable(boxes: Boxes3D, grid: BevGrid) -> Bool[Tensor, "M"]:
+    """Boxes whose centre lies on the grid, with a finite centre, size and yaw and a positive size."""
+    rows, columns = grid.shape
+    position = grid.cells(boxes.centers[:, :2])
     finite = boxes.centers.isfinite().all(1) & boxes.sizes_wlh.isfinite().all(1) & boxes.yaws.isfinite()
-    return finite & (boxes.sizes_wlh > 0).all(1)
+    inside = (position >= 0).all(1) & (position < position.new_tensor([columns, rows])).all(1)
+    return finite & inside & (boxes.sizes_wlh > 0).all(1)
 
 
 def encode_codes(boxes: Boxes3D, offset: Float[Tensor, "K 2"]) -> Float[Tensor, "K 11"]:

@@ -1,10 +1,14 @@
 """The losses that heads are made of, in float32 whatever the network computes in. None of them is weighted yet."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from perception.heads.box_codes import CODE_SLICES, attributes_allowed
+
+# Of the focal loss of yes or no.
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
 def gaussian_focal_loss(
@@ -19,6 +23,15 @@ def gaussian_focal_loss(
     found = F.logsigmoid(logits) * (1 - probability).square() * (targets == 1)
     silent = (F.logsigmoid(logits) - logits) * probability.square() * (1 - targets).square().square()
     return -(found + silent).sum() / positives.clamp(min=1)
+
+
+def focal_loss(logits: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The focal loss of yes or no (Lin et al. 2017) at each place; targets 0 or 1."""
+    logits = logits.float()
+    probability = logits.sigmoid()
+    found = -FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * F.logsigmoid(logits)
+    silent = -(1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * F.logsigmoid(-logits)
+    return torch.where(targets > 0, found, silent)
 
 
 def code_losses(

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
-from datasets.classes import ATTRIBUTES
 from perception.grid import BevGrid
-from perception.heads.box_codes import CLASS_GROUPS, CODE_SIZE, GROUP_OF_CLASS, CellIndex, decode_boxes
+from perception.heads.box_codes import CLASS_GROUPS, GROUP_OF_CLASS, BoxRegression, CellIndex, decode_boxes
 from perception.heads.box_losses import attribute_loss, code_losses, gaussian_focal_loss
 from perception.heads.center_targets import center_targets
 from perception.heads.detection_head import DetectionHead
 from perception.heads.peaks import circle_nms, highest, local_maxima
+from perception.heads.quality import QualityConfig, overlaps, quality_loss, rescored
 from perception.heads.trunk import HeatmapTrunk
 from perception.losses import Losses
 
@@ -29,7 +29,8 @@ class CenterHeadConfig:
 
     `min_radius`: cells around an object's centre that its peak reaches at least; `reach`: cells around it that learn
     its box as well. Weights: of the parts of the loss.
-    Decoding keeps the `max_boxes` highest peaks of a sample that reach `score_threshold`.
+    Decoding keeps the `max_boxes` highest peaks of a sample that reach `score_threshold`. `quality`: the branch that
+    predicts how well a box overlaps its object; None leaves it out.
     """
 
     kind: Literal["center"] = "center"
@@ -45,6 +46,7 @@ class CenterHeadConfig:
     front_weight: float = 0.2
     max_boxes: int = 500
     score_threshold: float = 0.03
+    quality: QualityConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("channels", "hidden", "upsample", "max_boxes"):
@@ -76,21 +78,19 @@ class CenterHead(DetectionHead[CenterOutputs]):
         self.regress = nn.Sequential(
             nn.Linear(config.channels, config.hidden),
             nn.ReLU(),
-            nn.Linear(config.hidden, len(CLASS_GROUPS) * (CODE_SIZE + len(ATTRIBUTES))),
+            nn.Linear(config.hidden, len(CLASS_GROUPS) * BoxRegression.width(config.quality is not None)),
         )
 
     def forward(self, bev: Float[Tensor, "B C Y X"]) -> CenterOutputs:
         """The fused BEV to heatmap logits and features on `self.grid`."""
         return CenterOutputs(*self.trunk(bev))
 
-    def boxes_at(
-        self, features: Float[Tensor, "B C Y X"], cells: CellIndex
-    ) -> tuple[Float[Tensor, "K 11"], Float[Tensor, "K 8"]]:
-        """Box codes (CODE_SLICES) and attribute logits of the given group at each of the K cells."""
-        at_cells = features[cells.sample, :, cells.row, cells.column]
-        everything = self.regress(at_cells).unflatten(1, (len(CLASS_GROUPS), CODE_SIZE + len(ATTRIBUTES)))
-        chosen = everything[torch.arange(len(cells), device=cells.group.device), cells.group]
-        return chosen[:, :CODE_SIZE], chosen[:, CODE_SIZE:]
+    def boxes_at(self, features: Float[Tensor, "B C Y X"], cells: CellIndex) -> BoxRegression:
+        """The box of the given group at each of the K cells."""
+        everything = self.regress(features[cells.sample, :, cells.row, cells.column]).unflatten(
+            1, (len(CLASS_GROUPS), -1)
+        )
+        return BoxRegression.of(everything[torch.arange(len(cells), device=cells.group.device), cells.group])
 
     def losses(self, outputs: CenterOutputs, boxes: Sequence[Boxes3D]) -> Losses:
         """The weighted losses: the heatmap's divided by the number of peaks, the others by the cells' weights.
@@ -100,15 +100,18 @@ class CenterHead(DetectionHead[CenterOutputs]):
         """
         config, device = self.config, outputs.heatmap_logits.device
         targets = center_targets(boxes, self.grid, config.min_radius, config.reach, device)
-        codes, attribute_logits = self.boxes_at(outputs.features, targets.cells)
+        found = self.boxes_at(outputs.features, targets.cells)
         share = targets.weights / targets.weights.sum().clamp(min=1)
         peaks = (targets.heatmap == 1).sum().float()
         parts = {"heatmap": config.heatmap_weight * gaussian_focal_loss(outputs.heatmap_logits, targets.heatmap, peaks)}
         weights = {"velocity": config.velocity_weight, "front": config.front_weight}
-        for name, loss in code_losses(codes, targets.codes, share).items():
+        for name, loss in code_losses(found.codes, targets.codes, share).items():
             parts[name] = weights.get(name, config.box_weight) * loss
-        attribute = attribute_loss(attribute_logits, targets.attributes, targets.labels, share)
+        attribute = attribute_loss(found.attribute_logits, targets.attributes, targets.labels, share)
         parts["attribute"] = config.attribute_weight * attribute
+        if config.quality is not None and found.quality_logits is not None:
+            overlap = overlaps(found.codes, targets.codes, targets.cells, self.grid)
+            parts["quality"] = config.quality.weight * quality_loss(found.quality_logits, overlap, share)
         return Losses.of(parts)
 
     @torch.no_grad()
@@ -130,6 +133,9 @@ class CenterHead(DetectionHead[CenterOutputs]):
             row=where // columns % rows,
             column=where % columns,
         )
-        codes, attribute_logits = self.boxes_at(features, cells)
-        boxes = decode_boxes(codes, attribute_logits, cells, labels, scores, self.grid)
-        return boxes[circle_nms(boxes.centers[:, :2], labels).nonzero().flatten()[: config.max_boxes]]
+        found = self.boxes_at(features, cells)
+        if config.quality is not None and found.quality_logits is not None:
+            scores = rescored(scores, found.quality_logits, labels, config.quality)
+        boxes = decode_boxes(found, cells, labels, scores, self.grid)
+        boxes = boxes[torch.argsort(boxes.scores, descending=True, stable=True)]
+        return boxes[circle_nms(boxes.centers[:, :2], boxes.labels).nonzero().flatten()[: config.max_boxes]]

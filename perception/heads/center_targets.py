@@ -10,7 +10,7 @@ from torch import Tensor
 from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES
 from perception.grid import BevGrid
-from perception.heads.box_codes import GROUP_OF_CLASS, CellIndex, encode_codes, usable
+from perception.heads.box_codes import GROUP_OF_CLASS, CellIndex, encode_codes, learnable
 
 # The cells around an object's own are eight; they must not outvote the one that is nearly always read.
 _NEIGHBOUR_WEIGHT = 0.1
@@ -50,8 +50,7 @@ def center_targets(
     parts: list[CenterTargets] = []
     for index, given in enumerate(boxes):
         kept = given.to(device).to(torch.float32)
-        position = grid.cells(kept.centers[:, :2])
-        kept = kept[usable(kept) & (position >= 0).all(1) & (position < position.new_tensor([columns, rows])).all(1)]
+        kept = kept[learnable(kept, grid)]
         position = grid.cells(kept.centers[:, :2])
         _draw_peaks(heatmap[index], kept, position, grid, min_radius)
         owner, cell = _owned_cells(position, groups[kept.labels], grid.shape, reach)
@@ -69,12 +68,7 @@ def center_targets(
         )
     return CenterTargets(
         heatmap=heatmap,
-        cells=CellIndex(
-            sample=torch.cat([part.cells.sample for part in parts]),
-            group=torch.cat([part.cells.group for part in parts]),
-            row=torch.cat([part.cells.row for part in parts]),
-            column=torch.cat([part.cells.column for part in parts]),
-        ),
+        cells=CellIndex.concatenated([part.cells for part in parts]),
         weights=torch.cat([part.weights for part in parts]),
         codes=torch.cat([part.codes for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
