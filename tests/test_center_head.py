@@ -134,6 +134,17 @@ def test_the_cells_around_an_object_count_less_than_its_own() -> None:
     assert (targets.weights[~own] < 0.2).all()
 
 
+def test_a_world_turned_by_90_degrees_has_its_targets_turned() -> None:
+    square = BevGrid((-9.6, 9.6), (-9.6, 9.6), 0.8)
+    boxes = random_boxes(20, torch.Generator().manual_seed(2), reach=9.0)
+    quarter = torch.tensor([[0.0, -1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    before = center_targets([boxes], square, 2, 1, CPU)
+    after = center_targets([boxes.transformed(quarter)], square, 2, 1, CPU)
+    # x becomes y, y becomes -x: columns become rows, rows become columns from the other end.
+    assert torch.allclose(after.heatmap, before.heatmap.transpose(2, 3).flip(3))
+    assert sorted(after.labels.tolist()) == sorted(before.labels.tolist())
+
+
 def test_gaussian_radius_keeps_the_overlap() -> None:
     """The definition itself, checked with the overlap of real rectangles."""
     from shapely.geometry import box

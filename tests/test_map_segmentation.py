@@ -23,8 +23,17 @@ from datasets.samples.fusion_dataset import FusionDataset
 from datasets.samples.make_sample import SampleConfig
 from datasets.samples.map_raster import MapMask, MapTargets, rasterize
 from datasets.samples.sample import MAP_CLASSES
+from perception.cross_modal.alignment import CrossModalConfig
 from perception.grid import BevGrid
+from perception.heads.quality import QualityConfig
+from perception.heads.query_head import QueryHeadConfig
+from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import IOU_THRESHOLDS, IouCounts, SegmentationConfig, SegmentationHead, dice_loss
+from perception.tasks.task_weights import TaskWeightsConfig
+from tests.small_run import small_config
+from tools.run_config import write_config
+from tools.train import TrainArguments, train
+from tools.training.run_folder import load_detector
 
 GRID = BevGrid((-20.0, 20.0), (-15.0, 15.0), 1.0)
 
@@ -236,3 +245,25 @@ def test_the_head_learns_a_map_by_heart() -> None:
         head.losses(head(bev), masks, known).total.backward()
         optimiser.step()
     assert IouCounts.of(head(bev), masks, known).best() > 0.95
+
+
+def test_a_run_with_every_task_trains_from_the_dataset_and_opens_again(synthetic_root: Path, tmp_path: Path) -> None:
+    config = small_config(2)
+    detector = replace(
+        config.detector,
+        head=QueryHeadConfig(channels=8, hidden=8, queries=10, heads=2, feedforward=8, quality=QualityConfig()),
+        segmentation=SegmentationConfig(channels=8, layers=1),
+        depth=DepthTaskConfig(),
+        cross_modal=CrossModalConfig(width=8, places=32),
+        task_weights=TaskWeightsConfig(learned=True),
+    )
+    write_config(tmp_path / "all.json", replace(config, detector=detector))
+    train(TrainArguments(str(tmp_path / "all.json"), synthetic_root, split="all", output=tmp_path / "run", threads=1))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    flat = json.dumps(lines)
+    for name in ("quality", "segmentation_dice", "depth_bins", "cross_modal_camera-lidar", "detection_spread"):
+        assert name in flat, name
+    opened, network = load_detector(tmp_path / "run")
+    assert opened.detector == detector
+    assert network.segmentation is not None

@@ -180,6 +180,17 @@ def test_the_head_learns_boxes_by_heart_without_any_suppression() -> None:
         assert one.attributes == (other.attributes if ATTRIBUTES_OF_CLASS[other.labels] else -1)
 
 
+def test_under_bfloat16_the_losses_are_those_of_float32_but_for_its_rounding() -> None:
+    head, boxes = small_head(), [random_boxes(5, torch.Generator().manual_seed(7), reach=9.0)]
+    bev = torch.randn(1, 16, *GRID.shape)
+    exact = head.losses(head(bev), boxes)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = head.losses(head(bev), boxes)
+    rounded.total.backward()
+    assert rounded.total.item() == pytest.approx(exact.total.item(), rel=0.05)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
 def test_overlaps_are_those_of_the_boxes_that_the_codes_mean() -> None:
     boxes = random_boxes(30, torch.Generator().manual_seed(0), reach=9.0)
     targets = center_targets([boxes], GRID, 2, 0, torch.device("cpu"))

@@ -9,9 +9,13 @@ from typing import get_args
 import pytest
 
 from datasets.faults import InputRefused
+from perception.cross_modal.alignment import CrossModalConfig
 from perception.fusion.build import FusionKind
 from perception.heads.quality import QualityConfig
 from perception.heads.query_head import QueryHeadConfig
+from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.segmentation import SegmentationConfig
+from perception.tasks.task_weights import TaskWeightsConfig
 from tests.small_run import small_config
 from tools.presets import PRESETS, preset
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
@@ -115,6 +119,14 @@ def test_a_head_is_of_the_kind_that_its_config_names() -> None:
     config = small_config(3)
     query = replace(config, detector=replace(config.detector, head=QueryHeadConfig(queries=7, quality=QualityConfig())))
     assert config_from_json(config_to_json(query), "my.json") == query
+    tasks = replace(
+        query.detector,
+        segmentation=SegmentationConfig(),
+        depth=DepthTaskConfig(),
+        cross_modal=CrossModalConfig("triplet"),
+        task_weights=TaskWeightsConfig(learned=True),
+    )
+    assert config_from_json(config_to_json(replace(config, detector=tasks)), "my.json").detector == tasks
 
 
 def test_a_missing_field_is_refused_by_name() -> None:

@@ -75,10 +75,11 @@ def _unfiltered(lines: NDArray[np.uint8], above: NDArray[np.uint8]) -> NDArray[n
     """The pixels of rows (V, 1 + W) that begin with their filter (PNG, section 9), under the row `above` (W)."""
     rows, width = lines.shape[0], lines.shape[1] - 1
     pixels = np.empty((rows, width), np.uint8)
+    zero = np.int64(0)
     for row in range(rows):
         kind = lines[row, 0]
         for column in range(width):
-            left = np.int64(pixels[row, column - 1]) if column > 0 else 0
+            left = np.int64(pixels[row, column - 1]) if column > 0 else zero
             over = np.int64(pixels[row - 1, column]) if row > 0 else np.int64(above[column])
             value = np.int64(lines[row, column + 1])
             if kind == 1:
@@ -88,7 +89,7 @@ def _unfiltered(lines: NDArray[np.uint8], above: NDArray[np.uint8]) -> NDArray[n
             elif kind == 3:
                 value += (left + over) // 2
             elif kind == 4:
-                corner = 0
+                corner = zero
                 if column > 0:
                     corner = np.int64(pixels[row - 1, column - 1]) if row > 0 else np.int64(above[column - 1])
                 to_left, to_over = abs(over - corner), abs(left - corner)

@@ -44,7 +44,7 @@ def pictured_cells(batch: Batch, grid: BevGrid) -> Bool[Tensor, "B Y X"]:
         u, v, depth = _pixels(points, batch.intrinsics, batch.ego_from_cam)
         inside = (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1) & (depth > _NEAREST)
         inside = (inside & batch.camera_available[..., None]).any(dim=1)
-        seen |= inside.unflatten(1, grid.shape)
+        seen |= inside.view(seen.shape)
     return seen
 
 
@@ -59,7 +59,9 @@ def far_apart(places: Places, cells: float) -> Bool[Tensor, "K K"]:
     """Pairs that are of two samples, or at least so many cells apart: negatives of each other."""
     position = torch.stack([places.row, places.column], dim=1).float()
     distance = (position[:, None] - position[None]).norm(dim=-1)
-    return (places.sample[:, None] != places.sample[None]) | (distance >= cells)
+    same_sample = places.sample[:, None] == places.sample[None]
+    out: Tensor = ~same_sample | (distance >= cells)
+    return out
 
 
 def _pixels(

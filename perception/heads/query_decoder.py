@@ -40,8 +40,9 @@ class SampledAttention(nn.Module):
         offsets = self.offsets(queries).view(batch, count, self.heads * self.points, 2)
         # grid_sample's corners are at -1 and 1: cell (0, 0) has its middle at (0.5, 0.5) here and there.
         at = (places[:, :, None] + offsets) / places.new_tensor([columns, rows]) * 2 - 1
-        read = F.grid_sample(bev, at.to(bev.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
-        read = read.permute(0, 2, 3, 1).unflatten(2, (self.heads, self.points))  # (B, Q, heads, points, C)
+        # In float32 under autocast too: bfloat16 cannot tell neighbouring cells of a large BEV apart.
+        read = F.grid_sample(bev.float(), at.float(), mode="bilinear", padding_mode="zeros", align_corners=False)
+        read = read.permute(0, 2, 3, 1).reshape(batch, count, self.heads, self.points, -1)
         weights = self.weights(queries).view(batch, count, self.heads, self.points).softmax(dim=-1)
         summed = (weights[..., None] * read).sum(dim=3)
         out: Tensor = self.output(torch.einsum("bqhc,hcd->bqhd", summed, self.values).flatten(2))
