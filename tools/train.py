@@ -137,8 +137,8 @@ def _maps(config: RunConfig, reader: LogReader, tokens: Sequence[str]) -> MapTar
         return None
     if not isinstance(reader, NuScenesReader):
         raise InputRefused(
-            "map segmentation needs nuScenes' map masks, and shards hold none: train from the nuScenes dataroot, or take "
-            "`segmentation` out of the config."
+            "map segmentation needs nuScenes' map masks, and shards hold none: train from the nuScenes dataroot, or "
+            "take `segmentation` out of the config."
         )
     scenes = {reader.scene_names[reader.index.find(token)[0]] for token in tokens}
     return MapTargets(MapMasks(reader.root, reader.version, scenes), config.detector.grid.centers())
