@@ -1,7 +1,8 @@
-"""The detector: sensor branches, the fusion, the head."""
+"""The detector: sensor branches, the fusion, the detection head, and what else is learnt beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,24 +10,33 @@ from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import Batch, Modality, PointBatch
-from perception.camera_branch import CameraBranch, CameraConfig
-from perception.center_head import CenterHead, HeadOutputs
+from perception.camera_branch import CameraBranch, CameraConfig, ImageFeatures
+from perception.cross_modal.alignment import CrossModalAlignment, CrossModalConfig
+from perception.cross_modal.places import seen_cells
 from perception.fusion.attention import AttentionFusionConfig
 from perception.fusion.build import FusionConfig, build_fusion
 from perception.fusion.early import EarlyFusionConfig, PointPainting
 from perception.fusion.late import LateFusionConfig, SensorHeads, SensorOutputs
 from perception.fusion.transformer import FusionTransformerConfig
 from perception.grid import BevGrid
-from perception.heads import Head, HeadConfig, build_head, head_boxes, head_losses
+from perception.heads.build import HeadConfig, HeadOutputs, build_head
+from perception.heads.detection_head import DetectionHead
 from perception.lidar_branch import LidarBranch, LidarConfig
 from perception.losses import Losses
 from perception.pose_encoder import PoseConfig, PoseEncoder
 from perception.radar_branch import RadarBranch, RadarConfig
+from perception.tasks.depth import DepthTaskConfig, depth_loss, depth_targets
+from perception.tasks.segmentation import SegmentationConfig, SegmentationHead
+from perception.tasks.task_weights import Task, TaskWeights, TaskWeightsConfig
 
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """`grid`: the BEV on which sensors meet, with `channels` channels. A branch that is None is not built."""
+    """`grid`: the BEV on which sensors meet, with `channels` channels. A branch that is None is not built.
+
+    The tasks beside detection: `segmentation` of the map, `depth` of the pictures' pixels, `cross_modal` alignment of
+    the sensors' BEVs; a task that is None is not learnt.
+    """
 
     grid: BevGrid
     channels: int
@@ -36,10 +46,18 @@ class DetectorConfig:
     pose: PoseConfig | None
     fusion: FusionConfig
     head: HeadConfig
+    segmentation: SegmentationConfig | None = None
+    depth: DepthTaskConfig | None = None
+    cross_modal: CrossModalConfig | None = None
+    task_weights: TaskWeightsConfig = field(default_factory=TaskWeightsConfig)
 
     def __post_init__(self) -> None:
         if self.channels < 1:
             raise ValueError(f"channels must be at least 1, not {self.channels}")
+        if self.depth is not None and (self.camera is None or self.lidar is None):
+            raise ValueError("depth is learnt by the camera branch from LiDAR points: it needs both branches")
+        if self.cross_modal is not None and len(self.sensors) < 2:
+            raise ValueError("cross_modal compares the BEVs of sensors: it needs two of camera, lidar and radar")
         match self.fusion:
             case FusionTransformerConfig():
                 self.fusion.check(self.grid, self.channels)
@@ -70,12 +88,19 @@ class Predictions:
     """What the network puts out, raw.
 
     `modality_weights`: how much each modality weighs at each cell; see FusionStrategy. With late fusion `head` is what
-    each sensor's head put out, and `bev` a mean that none of them sees.
+    each sensor's head put out, and `bev` a mean that none of them sees. `modality_bevs`: of camera, LiDAR and radar
+    before the fusion; zeros for one that no sample has. `availability`: which modalities a sample has and the detector
+    was built with, in the order of MODALITIES. `segmentation_logits` of MAP_CLASSES, and `images`, the features that
+    depth is learnt from, are None unless that task is asked for.
     """
 
     bev: Float[Tensor, "B C Y X"]
     head: HeadOutputs | SensorOutputs
     modality_weights: Float[Tensor, "B M Y X"] | None
+    modality_bevs: Float[Tensor, "B 3 C Y X"]
+    availability: Bool[Tensor, "B 4"]
+    segmentation_logits: Float[Tensor, "B L Y X"] | None
+    images: ImageFeatures | None
 
 
 class Detector(nn.Module):
@@ -100,11 +125,23 @@ class Detector(nn.Module):
         self.radar = None if config.radar is None else RadarBranch(config.radar, grid, channels, painted)
         self.pose = None if config.pose is None else PoseEncoder(config.pose, channels)
         self.fusion = build_fusion(config.fusion, grid, channels)
-        self.head: Head | SensorHeads
+        self.head: DetectionHead[Any] | SensorHeads
         if isinstance(config.fusion, LateFusionConfig):
             self.head = SensorHeads(config.fusion, config.head, grid, channels, config.sensors)
         else:
             self.head = build_head(config.head, grid, channels)
+        tasks: list[Task] = ["detection"]
+        self.segmentation: SegmentationHead | None = None
+        if config.segmentation is not None:
+            self.segmentation = SegmentationHead(config.segmentation, channels)
+            tasks.append("segmentation")
+        if config.depth is not None:
+            tasks.append("depth")
+        self.cross_modal: CrossModalAlignment | None = None
+        if config.cross_modal is not None:
+            self.cross_modal = CrossModalAlignment(config.cross_modal, grid, channels)
+            tasks.append("cross_modal")
+        self.task_weights = TaskWeights(config.task_weights, tasks)
 
     def forward(self, batch: Batch) -> Predictions:
         """Run the network. A modality that no sample has, or that the detector was built without, is not computed."""
@@ -131,18 +168,72 @@ class Detector(nn.Module):
             motion = torch.zeros(len(availability), self.config.channels, device=availability.device)
         stacked = self._stack(bevs, availability)
         bev, weights = self.fusion(stacked, motion, availability)
-        if isinstance(self.head, SensorHeads):
-            return Predictions(bev, self.head(stacked, motion, availability), weights)
-        return Predictions(bev, self.head(bev), weights)
+        return Predictions(
+            bev=bev,
+            head=self._head_outputs(bev, stacked, motion, availability),
+            modality_weights=weights,
+            modality_bevs=stacked,
+            availability=availability,
+            segmentation_logits=None if self.segmentation is None else self.segmentation(bev),
+            images=None if self.config.depth is None else images,
+        )
 
-    def losses(self, predictions: Predictions, boxes: Sequence[Boxes3D]) -> Losses:
-        """The losses of these predictions, given the annotated boxes (ego) of each sample."""
+    def losses(self, predictions: Predictions, batch: Batch, generator: torch.Generator | None = None) -> Losses:
+        """The weighted losses of all tasks, given the batch that the predictions are of and its annotations.
+
+        generator: a CPU generator for the cells that cross-modal losses look at (None: torch's own). Raises ValueError
+        for a batch without boxes, or without the map where that is to be learnt.
+        """
+        if batch.boxes is None:
+            raise ValueError("the losses need a batch with annotations")
+        losses: dict[Task, Losses] = {"detection": self._detection_losses(predictions, batch.boxes)}
+        if self.segmentation is not None and predictions.segmentation_logits is not None:
+            if batch.map_masks is None or batch.map_known is None:
+                raise ValueError("map segmentation needs a batch with the map (FusionDataset's `maps`)")
+            losses["segmentation"] = self.segmentation.losses(
+                predictions.segmentation_logits, batch.map_masks, batch.map_known
+            )
+        if self.config.depth is not None:
+            losses["depth"] = self._depth_losses(self.config.depth, predictions, batch)
+        if self.cross_modal is not None:
+            seen = seen_cells(batch, self.config.grid) & predictions.availability[:, :3, None, None]
+            losses["cross_modal"] = self.cross_modal(predictions.modality_bevs, seen, generator)
+        weighted: Losses = self.task_weights(losses)
+        return weighted
+
+    def _head_outputs(
+        self, bev: Tensor, modality_bevs: Tensor, motion: Tensor, availability: Tensor
+    ) -> HeadOutputs | SensorOutputs:
+        if isinstance(self.head, SensorHeads):
+            of_sensors: SensorOutputs = self.head(modality_bevs, motion, availability)
+            return of_sensors
+        outputs: HeadOutputs = self.head(bev)
+        return outputs
+
+    def _detection_losses(self, predictions: Predictions, boxes: Sequence[Boxes3D]) -> Losses:
         match self.head, predictions.head:
             case SensorHeads() as heads, SensorOutputs() as outputs:
                 return heads.losses(outputs, boxes)
-            case CenterHead() as head, HeadOutputs() as output:
-                return head_losses(head, output, boxes)
+            case DetectionHead() as head, output:
+                return head.losses(output, boxes)
         raise TypeError("these predictions are of another detector")
+
+    def _depth_losses(self, config: DepthTaskConfig, predictions: Predictions, batch: Batch) -> Losses:
+        images = predictions.images
+        if self.camera is None or images is None:  # no picture in the whole batch
+            return Losses.of({"bins": predictions.bev.new_zeros(())})
+        lift_splat = self.camera.lift_splat
+        targets = depth_targets(
+            _points_of(batch.lidar, batch.lidar_available),
+            images.intrinsics,
+            images.ego_from_cam,
+            images.sample_index,
+            (images.features.shape[2], images.features.shape[3]),
+            images.stride,
+            lift_splat.config,
+            config.max_age,
+        )
+        return depth_loss(lift_splat.depth_logits(images.features), targets)
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:
@@ -160,8 +251,8 @@ class Detector(nn.Module):
         match self.head, predictions.head:
             case SensorHeads() as heads, SensorOutputs() as outputs:
                 return heads.decode(outputs)
-            case CenterHead() as head, HeadOutputs() as output:
-                return head_boxes(head, output)
+            case DetectionHead() as head, output:
+                return head.decode(output)
         raise TypeError("these predictions are of another detector")
 
     def _usable(self, batch: Batch) -> Bool[Tensor, "B 4"]:

@@ -3,10 +3,10 @@
 from perception.backbone import BackboneConfig
 from perception.bev_neck import BevNeckConfig
 from perception.camera_branch import CameraConfig
-from perception.center_head import CenterHeadConfig
 from perception.detector import DetectorConfig
 from perception.fusion.transformer import FusionTransformerConfig
 from perception.grid import BevGrid
+from perception.heads.center_head import CenterHeadConfig
 from perception.lidar_branch import LidarConfig, PillarEncoderConfig, VoxelEncoderConfig
 from perception.pose_encoder import PoseConfig
 from perception.radar_branch import RadarConfig

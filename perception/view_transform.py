@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
@@ -63,6 +64,11 @@ class LiftSplat(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             bev = splat(depth, context, cells, batch_size * rows * columns)
         return bev.view(batch_size, rows, columns, self.channels).permute(0, 3, 1, 2)
+
+    def depth_logits(self, features: Float[Tensor, "K F V U"]) -> Float[Tensor, "K D V U"]:
+        """What `forward` makes the depths' probabilities of, for the auxiliary task (perception/tasks/depth.py)."""
+        bins, layer = self.config.depth_bins, self.depth_and_context
+        return F.conv2d(features, layer.weight[:bins], None if layer.bias is None else layer.bias[:bins])
 
     def cells(
         self,

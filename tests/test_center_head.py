@@ -8,11 +8,12 @@ import torch
 
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES_OF_CLASS, DETECTION_CLASSES
-from perception.center_decode import CROWDED_CLASSES, NMS_RADIUS, circle_nms, decode, local_maxima
-from perception.center_head import CenterHead, CenterHeadConfig, HeadOutputs
-from perception.center_targets import CenterTargets, center_targets, decode_codes, gaussian_radius
 from perception.grid import BevGrid
-from perception.losses import center_losses, gaussian_focal_loss
+from perception.heads.box_codes import decode_codes
+from perception.heads.box_losses import gaussian_focal_loss
+from perception.heads.center_head import CenterHead, CenterHeadConfig, CenterOutputs
+from perception.heads.center_targets import CenterTargets, center_targets, gaussian_radius
+from perception.heads.peaks import CROWDED_CLASSES, NMS_RADIUS, circle_nms, local_maxima
 from tests.random_batch import random_boxes
 
 GRID = BevGrid((-12.8, 12.8), (-9.6, 9.6), 0.8)
@@ -133,6 +134,17 @@ def test_the_cells_around_an_object_count_less_than_its_own() -> None:
     assert (targets.weights[~own] < 0.2).all()
 
 
+def test_a_world_turned_by_90_degrees_has_its_targets_turned() -> None:
+    square = BevGrid((-9.6, 9.6), (-9.6, 9.6), 0.8)
+    boxes = random_boxes(20, torch.Generator().manual_seed(2), reach=9.0)
+    quarter = torch.tensor([[0.0, -1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    before = center_targets([boxes], square, 2, 1, CPU)
+    after = center_targets([boxes.transformed(quarter)], square, 2, 1, CPU)
+    # x becomes y, y becomes -x: columns become rows, rows become columns from the other end.
+    assert torch.allclose(after.heatmap, before.heatmap.transpose(2, 3).flip(3))
+    assert sorted(after.labels.tolist()) == sorted(before.labels.tolist())
+
+
 def test_gaussian_radius_keeps_the_overlap() -> None:
     """The definition itself, checked with the overlap of real rectangles."""
     from shapely.geometry import box
@@ -170,9 +182,7 @@ def losses_on(boxes: list[Boxes3D]) -> tuple[CenterHead, object]:
     torch.manual_seed(0)
     head = CenterHead(CenterHeadConfig(channels=8, hidden=16), GRID, 8)
     outputs = head(torch.randn(len(boxes), 8, *GRID.shape))
-    targets = center_targets(boxes, head.grid, 2, 1, CPU)
-    codes, attributes = head.boxes_at(outputs.features, targets.cells)
-    losses = center_losses(head.config, outputs.heatmap_logits, codes, attributes, targets)
+    losses = head.losses(outputs, boxes)
     losses.total.backward()
     return head, losses
 
@@ -243,21 +253,21 @@ def test_circle_nms_equals_the_greedy_loop() -> None:
     assert circle_nms(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)).shape == (0,)
 
 
-def head_with_heatmap(value: float) -> tuple[CenterHead, HeadOutputs]:
+def head_with_heatmap(value: float) -> tuple[CenterHead, CenterOutputs]:
     torch.manual_seed(0)
     head = CenterHead(CenterHeadConfig(channels=8, hidden=16), GRID, 8)
     rows, columns = head.grid.shape
-    return head, HeadOutputs(torch.full((2, 10, rows, columns), value), torch.randn(2, 8, rows, columns))
+    return head, CenterOutputs(torch.full((2, 10, rows, columns), value), torch.randn(2, 8, rows, columns))
 
 
 def test_nothing_above_the_threshold_gives_no_boxes() -> None:
     head, outputs = head_with_heatmap(-10.0)
-    assert [len(boxes) for boxes in decode(head, outputs)] == [0, 0]
+    assert [len(boxes) for boxes in head.decode(outputs)] == [0, 0]
 
 
 def test_decoding_ties_is_bounded_ordered_and_repeatable() -> None:
     head, outputs = head_with_heatmap(0.0)
-    first, second = decode(head, outputs), decode(head, outputs)
+    first, second = head.decode(outputs), head.decode(outputs)
     for boxes, again in zip(first, second, strict=True):
         assert 0 < len(boxes) <= head.config.max_boxes
         assert torch.equal(boxes.centers, again.centers)
@@ -267,7 +277,7 @@ def test_decoded_attributes_are_those_of_the_class() -> None:
     head, outputs = head_with_heatmap(-10.0)
     for label in range(10):
         outputs.heatmap_logits[:, label, 3 * label, 2 * label] = 2.0 + label / 10
-    for boxes in decode(head, outputs):
+    for boxes in head.decode(outputs):
         assert sorted(boxes.labels.tolist()) == list(range(10))
         assert (boxes.scores[:-1] >= boxes.scores[1:]).all()
         for label, attribute in zip(boxes.labels.tolist(), boxes.attributes.tolist(), strict=True):
@@ -282,21 +292,17 @@ def test_the_head_learns_boxes_by_heart() -> None:
     head = CenterHead(CenterHeadConfig(channels=16, hidden=32), GRID, 16)
     bev = torch.nn.Parameter(torch.randn(2, 16, *GRID.shape))
     optimiser = torch.optim.AdamW([bev, *head.parameters()], lr=0.02, weight_decay=0.0)
-    targets = center_targets(boxes, head.grid, 2, 1, CPU)
     steps, first = 220, None
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = 0.02 * (1 - step / steps)
-        outputs = head(bev)
-        losses = center_losses(
-            head.config, outputs.heatmap_logits, *head.boxes_at(outputs.features, targets.cells), targets
-        )
+        losses = head.losses(head(bev), boxes)
         first = losses.total.item() if first is None else first
         optimiser.zero_grad()
         losses.total.backward()
         optimiser.step()
     assert losses.total.item() < 0.01 * first
-    found = decode(head, head(bev))
+    found = head.decode(head(bev))
     sure = found[0][found[0].scores > 0.5]
     assert len(sure) == 5
     assert (found[1].scores < 0.3).all()

@@ -9,9 +9,16 @@ import torch
 
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import MODALITIES, Batch, PointBatch
+from perception.cross_modal.alignment import CrossModalConfig
 from perception.detector import Detector, Predictions
+from perception.heads.center_head import CenterHeadConfig
+from perception.heads.quality import QualityConfig
+from perception.heads.query_head import QueryHeadConfig
 from perception.modality_dropout import drop_modalities, mask_modalities
 from perception.presets import base, tiny
+from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.segmentation import SegmentationConfig
+from perception.tasks.task_weights import TaskWeightsConfig
 from tests.random_batch import random_batch
 from tests.small_run import small_detector
 
@@ -38,15 +45,47 @@ def assert_same_boxes(a: list[Boxes3D], b: list[Boxes3D]) -> None:
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_every_subset_of_sensors_trains_and_detects() -> None:
-    """All 2^3 - 1 subsets of camera, LiDAR and radar, with and without pose; and nothing at all."""
-    network, full = detector(), batch_of(2)
+HEADS = {
+    "center": small_detector().head,
+    "center with quality": CenterHeadConfig(channels=8, hidden=16, upsample=2, quality=QualityConfig()),
+    "query": QueryHeadConfig(channels=8, hidden=16, queries=20, heads=2, feedforward=16, quality=QualityConfig()),
+}
+
+
+TASKS = {
+    "none": small_detector(),
+    "all": replace(
+        small_detector(),
+        segmentation=SegmentationConfig(channels=8, layers=1),
+        depth=DepthTaskConfig(max_age=0.5),
+        cross_modal=CrossModalConfig(width=8, places=40),
+        task_weights=TaskWeightsConfig(learned=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_subset_of_sensors_trains_and_detects(name: str) -> None:
+    """All 2^3 - 1 subsets of camera, LiDAR and radar, with and without pose; and nothing at all; with every head."""
+    torch.manual_seed(0)
+    network, full = Detector(replace(TASKS["none"], head=HEADS[name])), batch_of(2)
+    train_and_detect_with_every_subset(network, full)
+
+
+def test_every_task_trains_beside_detection_with_every_subset_of_sensors() -> None:
+    torch.manual_seed(0)
+    masks = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5
+    batch = replace(batch_of(2), map_masks=masks, map_known=torch.ones(2, 16, 16, dtype=torch.bool))
+    train_and_detect_with_every_subset(Detector(TASKS["all"]), batch)
+
+
+def train_and_detect_with_every_subset(network: Detector, full: Batch) -> None:
     for present in itertools.product([True, False], repeat=4):
         absent = [name for name, here in zip(MODALITIES, present, strict=True) if not here]
         batch = full.without(*absent)
         network.zero_grad()
         predictions = network(batch)
-        losses = network.losses(predictions, batch.boxes)
+        losses = network.losses(predictions, batch)
         losses.total.backward()
         assert losses.total.isfinite(), absent
         assert torch.allclose(losses.total, torch.stack(list(losses.parts.values())).sum())
@@ -57,6 +96,11 @@ def test_every_subset_of_sensors_trains_and_detects() -> None:
                 owner = MODALITIES[int(name.split(".")[3])]
             if name.startswith("fusion.at_cells.pose."):
                 owner = "pose"
+            if name.startswith("cross_modal."):
+                owner = MODALITIES[int(name.split(".")[2])]
+                # A sensor alone has nothing to compare with.
+                if sum(present[:3]) < 2:
+                    owner = absent[0] if absent else owner
             if owner in absent:
                 assert parameter.grad is None or (parameter.grad == 0).all(), (name, absent)
             elif any(present) or not name.startswith("fusion.at_cells"):
@@ -72,6 +116,26 @@ def test_every_subset_of_sensors_trains_and_detects() -> None:
             assert boxes.velocities.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"depth": DepthTaskConfig(), "lidar": None}, "needs both branches"),
+        ({"cross_modal": CrossModalConfig(), "camera": None, "radar": None}, "needs two of camera, lidar and radar"),
+    ],
+)
+def test_tasks_without_their_sensors_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(small_detector(), **fields)
+
+
+def test_losses_without_what_they_need_are_refused() -> None:
+    network, batch = Detector(TASKS["all"]), batch_of(1)
+    with pytest.raises(ValueError, match="annotations"):
+        network.losses(network(batch), replace(batch, boxes=None))
+    with pytest.raises(ValueError, match="map segmentation needs"):
+        network.losses(network(batch), batch)
+
+
 def test_detectors_built_without_a_branch_run() -> None:
     batch = batch_of(1)
     for name in MODALITIES:
@@ -80,7 +144,7 @@ def test_detectors_built_without_a_branch_run() -> None:
         assert not any(parameter.startswith(f"{name}.") for parameter, _ in network.named_parameters())
         predictions = network(batch)
         assert (predictions.modality_weights[:, MODALITIES.index(name)] == 0).all()
-        assert network.losses(predictions, batch.boxes).total.isfinite()
+        assert network.losses(predictions, batch).total.isfinite()
 
 
 def with_garbage(batch: Batch, value: float) -> Batch:
@@ -186,8 +250,13 @@ def test_detect_keeps_the_mode_and_changes_no_state() -> None:
 
 def test_points_that_are_available_but_none_are_no_error() -> None:
     network, batch = detector(), batch_of(2)
-    empty = replace(batch, lidar=batch.lidar.without_points(), radar=batch.radar.without_points())
-    losses = network.losses(network(empty), (Boxes3D.empty(), Boxes3D.empty()))
+    empty = replace(
+        batch,
+        lidar=batch.lidar.without_points(),
+        radar=batch.radar.without_points(),
+        boxes=(Boxes3D.empty(), Boxes3D.empty()),
+    )
+    losses = network.losses(network(empty), empty)
     losses.total.backward()
     assert losses.total.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())

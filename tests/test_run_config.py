@@ -1,6 +1,7 @@
 """Configs: written, read back, and refused with the field named."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
@@ -8,7 +9,13 @@ from typing import get_args
 import pytest
 
 from datasets.faults import InputRefused
+from perception.cross_modal.alignment import CrossModalConfig
 from perception.fusion.build import FusionKind
+from perception.heads.quality import QualityConfig
+from perception.heads.query_head import QueryHeadConfig
+from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.segmentation import SegmentationConfig
+from perception.tasks.task_weights import TaskWeightsConfig
 from tests.small_run import small_config
 from tools.presets import PRESETS, preset
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
@@ -87,6 +94,9 @@ def edited(config: RunConfig, *path: str, value: object) -> str:
         (("detector", "fusion"), {"kind": "late", "match_radius": 0.0}, r"detector\.fusion: .*match_radius"),
         (("detector", "fusion"), {"kind": "attention", "points": 0}, r"detector\.fusion: .*points must be at least 1"),
         (("detector", "lidar", "encoder", "widths"), "a", r"detector\.lidar\.encoder\.widths: Input should be a valid"),
+        (("detector", "head", "kind"), "queries", r"detector\.head: .*'queries'.*'center', 'query'"),
+        (("detector", "head"), {"kind": "query", "heads": 3}, r"detector\.head: .*64 channels .* 3 heads"),
+        (("detector", "head"), {"kind": "query", "quereis": 3}, r"detector\.head\.quereis: there is no such field"),
         (("detector", "fusion", "heads"), 3, r"detector\.fusion: .*width of 16 does not divide into 3 heads"),
         (("detector", "channels"), 9, r"detector: .*9 channels do not divide into the fusion's 2 heads"),
         (("detector", "fusion", "stride"), 3, r"detector: .*16 x 16 cells is no whole number of the fusion's patches"),
@@ -103,6 +113,20 @@ def test_a_wrong_field_is_refused_by_name(path: tuple[str, ...], value: object, 
         config_from_json(edited(small_config(3), *path, value=value), "my.json")
     assert str(refusal.value).startswith("my.json: ")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_head_is_of_the_kind_that_its_config_names() -> None:
+    config = small_config(3)
+    query = replace(config, detector=replace(config.detector, head=QueryHeadConfig(queries=7, quality=QualityConfig())))
+    assert config_from_json(config_to_json(query), "my.json") == query
+    tasks = replace(
+        query.detector,
+        segmentation=SegmentationConfig(),
+        depth=DepthTaskConfig(),
+        cross_modal=CrossModalConfig("triplet"),
+        task_weights=TaskWeightsConfig(learned=True),
+    )
+    assert config_from_json(config_to_json(replace(config, detector=tasks)), "my.json").detector == tasks
 
 
 def test_a_missing_field_is_refused_by_name() -> None:

@@ -14,7 +14,8 @@ from perception.fusion.attention import AttentionFusionConfig
 from perception.fusion.build import FusionKind, fusion_config
 from perception.fusion.late import LateFusionConfig, SensorOutputs
 from perception.fusion.transformer import FusionTransformerConfig
-from perception.heads import head_boxes
+from perception.heads.quality import QualityConfig
+from perception.heads.query_head import QueryHeadConfig
 from perception.lidar_branch import VoxelEncoderConfig
 from perception.modality_dropout import mask_modalities
 from tests.devkit_ap import mean_average_precision
@@ -57,8 +58,14 @@ def outputs_of(network: Detector, batch: Batch) -> list[torch.Tensor]:
 
 
 @every_other_strategy
-def test_every_subset_of_sensors_trains_a_step_and_detects(kind: FusionKind) -> None:
-    network, full = detector(kind), batch_of(2)
+@pytest.mark.parametrize("head", ["center", "query"])
+def test_every_subset_of_sensors_trains_a_step_and_detects(kind: FusionKind, head: str) -> None:
+    config = config_of(kind)
+    if head == "query":
+        query = QueryHeadConfig(channels=8, hidden=16, queries=20, heads=2, feedforward=16, quality=QualityConfig())
+        config = replace(config, head=query)
+    torch.manual_seed(0)
+    network, full = Detector(config), batch_of(2)
     assert full.boxes is not None
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for present in itertools.product([True, False], repeat=3):
@@ -68,7 +75,7 @@ def test_every_subset_of_sensors_trains_a_step_and_detects(kind: FusionKind) -> 
         batch = full.without(*absent)
         optimizer.zero_grad()
         predictions = network(batch)
-        losses = network.losses(predictions, full.boxes)
+        losses = network.losses(predictions, full)
         losses.total.backward()
         assert losses.total.isfinite(), absent
         for name, parameter in network.named_parameters():
@@ -188,7 +195,7 @@ def test_one_sample_can_be_learned_by_heart(kind: FusionKind) -> None:
     while len(precisions) < 16 and (not precisions or precisions[-1] <= 0.95):
         for _ in range(20):
             optimizer.zero_grad()
-            network.losses(network(batch), batch.boxes).total.backward()
+            network.losses(network(batch), batch).total.backward()
             optimizer.step()
         (found,) = network.detect(batch)
         precisions.append(mean_average_precision(batch.boxes[0], found, 1.0))
@@ -202,7 +209,7 @@ def test_a_detector_without_a_branch_runs(kind: FusionKind) -> None:
     for name in ("camera", "pose") if kind != "late" else MODALITIES:
         torch.manual_seed(0)
         network = Detector(replace(config_of(kind), **{name: None}))
-        losses = network.losses(network(batch), batch.boxes)
+        losses = network.losses(network(batch), batch)
         losses.total.backward()
         for parameter, value in network.named_parameters():
             assert not parameter.startswith(f"{name}."), parameter
@@ -256,14 +263,14 @@ def test_painted_voxels_learn_from_the_images() -> None:
 def test_late_fusion_sums_the_losses_of_the_sensors_that_are_there() -> None:
     network, batch = detector("late").eval(), batch_of(2)
     assert batch.boxes is not None
-    whole = network.losses(network(batch), batch.boxes)
+    whole = network.losses(network(batch), batch)
     alone = [
-        network.losses(network(batch.without(*({"camera", "lidar", "radar"} - {sensor}))), batch.boxes)
+        network.losses(network(batch.without(*({"camera", "lidar", "radar"} - {sensor}))), batch)
         for sensor in ("camera", "lidar", "radar")
     ]
     torch.testing.assert_close(whole.total, sum(losses.total for losses in alone))
     assert set(whole.parts) == {name for losses in alone for name in losses.parts}
-    nothing = network.losses(network(batch.without(*MODALITIES)), batch.boxes)
+    nothing = network.losses(network(batch.without(*MODALITIES)), batch)
     assert nothing.total.item() == 0.0
     assert [len(boxes) for boxes in network.detect(batch.without(*MODALITIES))] == [0, 0]
 
@@ -272,7 +279,7 @@ def test_late_fusion_of_one_sensor_is_that_sensors_boxes() -> None:
     network, batch = detector("late").eval(), batch_of(1).without("camera", "radar", "pose")
     (fused,) = network.detect(batch)
     outputs = network(batch).head
-    (own,) = head_boxes(network.head.heads[1], outputs.by_sensor["lidar"])
+    (own,) = network.head.heads[1].decode(outputs.by_sensor["lidar"])
     assert len(fused) == len(own) > 0
     for name in Boxes3D.__dataclass_fields__:
         torch.testing.assert_close(getattr(fused, name), getattr(own, name), atol=1e-5, rtol=1e-5)

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +13,11 @@ from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.truth import load_truth
+from datasets.nuscenes.map_masks import MapMasks
 from datasets.nuscenes.reader import NuScenesReader
+from datasets.reader import LogReader
 from datasets.samples.fusion_dataset import FusionDataset
+from datasets.samples.map_raster import MapTargets
 from perception.fusion.build import FusionKind, fusion_config
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
@@ -128,14 +131,33 @@ def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
     return shlex.join([*words, *flags, "--resume"])
 
 
+def _maps(config: RunConfig, reader: LogReader, tokens: Sequence[str]) -> MapTargets | None:
+    """The map of these frames where it is to be learnt. Raises InputRefused where the dataset has none."""
+    if config.detector.segmentation is None:
+        return None
+    if not isinstance(reader, NuScenesReader):
+        raise InputRefused(
+            "map segmentation needs nuScenes' map masks, and shards hold none: train from the nuScenes dataroot, or "
+            "take `segmentation` out of the config."
+        )
+    scenes = {reader.scene_names[reader.index.find(token)[0]] for token in tokens}
+    return MapTargets(MapMasks(reader.root, reader.version, scenes), config.detector.grid.centers())
+
+
 def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
     settings = config.training
     if arguments.val_split is not None:
         tables_root(arguments.data_root)
     reader = open_reader(arguments.data_root, arguments.version, config.sample, channels=config.sample.channels)
     split = arguments.split or split_of_reader(reader, "train")
+    tokens = reader.frame_tokens(split)
     dataset = FusionDataset(
-        reader, reader.frame_tokens(split), config.sample, augmentation=settings.augmentation, seed=settings.seed
+        reader,
+        tokens,
+        config.sample,
+        augmentation=settings.augmentation,
+        seed=settings.seed,
+        maps=_maps(config, reader, tokens),
     )
     if arguments.val_split is not None and isinstance(reader, NuScenesReader):  # now, not after hours of training
         load_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)

@@ -41,7 +41,10 @@ class PointBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples. Shapes and meanings as in Sample; boxes is None where any sample has no annotations."""
+    """B samples. Shapes and meanings as in Sample; boxes is None where any sample has no annotations.
+
+    map_masks and map_known: the samples' MapRasters, None where any sample has none.
+    """
 
     tokens: tuple[str, ...]
     images: UInt8[Tensor, "B N 3 H W"]
@@ -56,6 +59,8 @@ class Batch:
     ego_motion_valid: Bool[Tensor, "B T"]
     global_from_ego: Float64[Tensor, "B 4 4"]
     boxes: tuple[Boxes3D, ...] | None
+    map_masks: Bool[Tensor, "B L Y X"] | None = None
+    map_known: Bool[Tensor, "B Y X"] | None = None
 
     @property
     def availability(self) -> Bool[Tensor, "B 4"]:
@@ -86,6 +91,8 @@ class Batch:
             ego_motion_valid=self.ego_motion_valid.to(device),
             global_from_ego=self.global_from_ego.to(device),
             boxes=None if self.boxes is None else tuple(boxes.to(device) for boxes in self.boxes),
+            map_masks=None if self.map_masks is None else self.map_masks.to(device),
+            map_known=None if self.map_known is None else self.map_known.to(device),
         )
 
     def without(self, *modalities: Modality) -> "Batch":
@@ -123,6 +130,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     if not samples:
         raise ValueError("a batch needs at least one sample")
     boxes = [sample.boxes for sample in samples if sample.boxes is not None]
+    maps = [sample.map_raster for sample in samples if sample.map_raster is not None]
+    mapped = len(maps) == len(samples)
     return Batch(
         tokens=tuple(sample.token for sample in samples),
         images=torch.stack([sample.images for sample in samples]),
@@ -137,4 +146,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         ego_motion_valid=torch.stack([sample.ego_motion_valid for sample in samples]),
         global_from_ego=torch.stack([sample.global_from_ego for sample in samples]),
         boxes=tuple(boxes) if len(boxes) == len(samples) else None,
+        map_masks=torch.stack([raster.masks for raster in maps]) if mapped else None,
+        map_known=torch.stack([raster.known for raster in maps]) if mapped else None,
     )

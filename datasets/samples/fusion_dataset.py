@@ -8,12 +8,13 @@ from torch.utils.data import Dataset
 from datasets.augmentation.augmenter import Augmentation, Augmenter
 from datasets.reader import LogReader
 from datasets.samples.make_sample import SampleConfig, make_sample
+from datasets.samples.map_raster import MapTargets
 from datasets.samples.sample import Sample
 
 
 class FusionDataset(Dataset[Sample]):
     """The samples of some frames. The augmentation of a sample follows from (seed, epoch, index, repeat) alone, so that
-    any number of loader workers makes the same samples.
+    any number of loader workers makes the same samples. `maps` puts the map into each.
 
     Sensors that are absent or broken are in `Sample.faults`: the dataset reports, its consumer refuses or allows.
     Raises InputRefused where the database of objects to paste cannot be used (`ObjectPaster`).
@@ -27,11 +28,13 @@ class FusionDataset(Dataset[Sample]):
         *,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        maps: MapTargets | None = None,
     ) -> None:
         self.reader = reader
         self.tokens = tuple(tokens)
         self.config = config
         self.seed = seed
+        self._maps = maps
         self._augmenter = None if augmentation is None else Augmenter(augmentation, config)
 
     def __len__(self) -> int:
@@ -45,6 +48,10 @@ class FusionDataset(Dataset[Sample]):
 
         `repeat` counts how often the epoch had the sample before: each time it is augmented in another way.
         """
+        sample = self._sensed(index, epoch, repeat)
+        return sample if self._maps is None else self._maps(sample)
+
+    def _sensed(self, index: int, epoch: int, repeat: int) -> Sample:
         frame = self.reader.frame(self.tokens[index])
         if self._augmenter is None:
             return make_sample(frame, self.config)

@@ -20,6 +20,18 @@ EGO_MOTION_FIELDS: tuple[str, ...] = (
     "x", "y", "sin_yaw", "cos_yaw", "speed", "yaw_rate", "acceleration", "age", "gps_x", "gps_y", "gps_valid",
 )  # fmt: skip
 
+# What a map can say of the ground: nuScenes' masks have one class, all that is paved for vehicles and pedestrians. (The
+# synthetic world's masks leave the sidewalks out.)
+MAP_CLASSES: tuple[str, ...] = ("semantic_prior",)
+
+
+@dataclass(frozen=True)
+class MapRaster:
+    """The map's classes (L: MAP_CLASSES) at each cell of a BEV, and which cells the map reaches at all."""
+
+    masks: Bool[Tensor, "L Y X"]
+    known: Bool[Tensor, "Y X"]
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -30,7 +42,8 @@ class Sample:
     cameras and radars is that of the SampleConfig that made the sample. radar_available: one for each radar.
     ego_motion: oldest first, with rows of zeros where `ego_motion_valid` is False. boxes: the training targets or
     None. faults: why a sensor is absent. impairments: what a sensor that is there has lost all the same. sweep_counts:
-    of the LiDAR and of each radar, how many sweeps went in; fewer than asked for at the start of a scene.
+    of the LiDAR and of each radar, how many sweeps went in; fewer than asked for at the start of a scene. map_raster:
+    the map where it is asked for (datasets/samples/map_raster.py).
     """
 
     token: str
@@ -51,3 +64,4 @@ class Sample:
     faults: tuple[SensorFault, ...]
     impairments: tuple[SensorFault, ...] = ()
     sweep_counts: tuple[tuple[str, int], ...] = ()
+    map_raster: MapRaster | None = None

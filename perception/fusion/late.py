@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import MODALITIES, Modality
-from perception.center_decode import NMS_RADIUS
-from perception.center_head import HeadOutputs
 from perception.fusion.box_fusion import weighted_box_fusion
 from perception.fusion.strategy import FusionStrategy, mean_of_available, without_absent
 from perception.grid import BevGrid
-from perception.heads import Head, HeadConfig, build_head, head_boxes, head_losses
+from perception.heads.build import HeadConfig, HeadOutputs, build_head
+from perception.heads.detection_head import DetectionHead
+from perception.heads.peaks import NMS_RADIUS
 from perception.losses import Losses
 
 
@@ -102,7 +102,7 @@ class SensorHeads(nn.Module):
         for sensor, head in self._heads():
             if sensor in outputs.by_sensor:
                 targets = [boxes[index] for index in outputs.samples[sensor].tolist()]
-                losses = head_losses(head, outputs.by_sensor[sensor], targets)
+                losses = head.losses(outputs.by_sensor[sensor], targets)
                 total = total + losses.total
                 parts |= {f"{sensor}_{name}": part for name, part in losses.parts.items()}
         return Losses(total, parts)
@@ -112,14 +112,14 @@ class SensorHeads(nn.Module):
         found: list[list[Boxes3D]] = [[] for _ in range(outputs.batch_size)]
         for sensor, head in self._heads():
             if sensor in outputs.by_sensor:
-                sets = head_boxes(head, outputs.by_sensor[sensor])
+                sets = head.decode(outputs.by_sensor[sensor])
                 for index, boxes in zip(outputs.samples[sensor].tolist(), sets, strict=True):
                     found[index].append(boxes)
         return [self._fused(sets) for sets in found]
 
-    def _heads(self) -> Iterator[tuple[Modality, Head]]:
+    def _heads(self) -> Iterator[tuple[Modality, DetectionHead[Any]]]:
         for sensor, head in zip(self.sensors, self.heads, strict=True):
-            yield sensor, cast(Head, head)
+            yield sensor, cast(DetectionHead[Any], head)
 
     def _fused(self, sets: Sequence[Boxes3D]) -> Boxes3D:
         if not sets:

@@ -25,9 +25,7 @@ class LossOfBatch(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         """The losses of a batch that has annotations."""
-        if batch.boxes is None:
-            raise ValueError("a training batch needs annotations")
-        losses: Losses = self.detector.losses(self.detector(batch), batch.boxes)
+        losses: Losses = self.detector.losses(self.detector(batch), batch)
         return losses
 
 

@@ -1,66 +1,19 @@
 """What the centre head should say: heatmaps with a peak at every object, and what belongs to each peak."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES
 from perception.grid import BevGrid
+from perception.heads.box_codes import GROUP_OF_CLASS, CellIndex, encode_codes, learnable
 
-# Classes that share one set of regressions (CenterPoint, Yin et al. 2021): objects of one group cannot stand in one
-# cell, objects of two groups can (a traffic cone before a truck's bumper).
-CLASS_GROUPS: tuple[tuple[str, ...], ...] = (
-    ("car",),
-    ("truck", "construction_vehicle"),
-    ("bus", "trailer"),
-    ("barrier",),
-    ("motorcycle", "bicycle"),
-    ("pedestrian", "traffic_cone"),
-)
-# Label -> index of its group.
-GROUP_OF_CLASS: tuple[int, ...] = tuple(
-    next(index for index, group in enumerate(CLASS_GROUPS) if name in group) for name in DETECTION_CLASSES
-)
-
-# A box as the head regresses it, relative to its cell: offset of the centre from the cell's middle (x, y; cells),
-# height of the centre (metres), log of width, length, height (metres), sin and cos of twice the yaw (the axis along
-# which the box lies), on which side of the axis its front is (+1 or -1; the network puts out a logit), velocity (x, y;
-# m/s). A network that sees along which axis a car stands, but not yet where its front is, would regress the mean of
-# two opposite headings, which is neither; so axis and front are apart (SECOND, Yan et al. 2018, has a class for the
-# front too).
-CODE_SLICES: dict[str, slice] = {
-    "offset": slice(0, 2),
-    "height": slice(2, 3),
-    "size": slice(3, 6),
-    "axis": slice(6, 8),
-    "front": slice(8, 9),
-    "velocity": slice(9, 11),
-}
-CODE_SIZE = 11
-# Where a heading turns from one side of its axis to the other: at -45 and 135 degrees, away from the streets along and
-# across the vehicle's own, so that a small turn of such a car never changes the answer.
-_FRONT_SEAM = -math.pi / 4
-_SMALLEST_SIZE = 0.01  # metres
 # The cells around an object's own are eight; they must not outvote the one that is nearly always read.
 _NEIGHBOUR_WEIGHT = 0.1
-
-
-@dataclass(frozen=True)
-class CellIndex:
-    """K places in a batch of BEVs: sample, class group, row, column."""
-
-    sample: Int64[Tensor, "K"]
-    group: Int64[Tensor, "K"]
-    row: Int64[Tensor, "K"]
-    column: Int64[Tensor, "K"]
-
-    def __len__(self) -> int:
-        return len(self.sample)
 
 
 @dataclass(frozen=True)
@@ -97,8 +50,7 @@ def center_targets(
     parts: list[CenterTargets] = []
     for index, given in enumerate(boxes):
         kept = given.to(device).to(torch.float32)
-        position = grid.cells(kept.centers[:, :2])
-        kept = kept[_usable(kept) & (position >= 0).all(1) & (position < position.new_tensor([columns, rows])).all(1)]
+        kept = kept[learnable(kept, grid)]
         position = grid.cells(kept.centers[:, :2])
         _draw_peaks(heatmap[index], kept, position, grid, min_radius)
         owner, cell = _owned_cells(position, groups[kept.labels], grid.shape, reach)
@@ -109,40 +61,19 @@ def center_targets(
                 heatmap=heatmap[index : index + 1],
                 cells=CellIndex(torch.full_like(owner, index), groups[owners.labels], cell[:, 1], cell[:, 0]),
                 weights=torch.where(own, 1.0, _NEIGHBOUR_WEIGHT),
-                codes=_encode(owners, position[owner] - cell - 0.5),
+                codes=encode_codes(owners, position[owner] - cell - 0.5),
                 labels=owners.labels,
                 attributes=owners.attributes,
             )
         )
     return CenterTargets(
         heatmap=heatmap,
-        cells=CellIndex(
-            sample=torch.cat([part.cells.sample for part in parts]),
-            group=torch.cat([part.cells.group for part in parts]),
-            row=torch.cat([part.cells.row for part in parts]),
-            column=torch.cat([part.cells.column for part in parts]),
-        ),
+        cells=CellIndex.concatenated([part.cells for part in parts]),
         weights=torch.cat([part.weights for part in parts]),
         codes=torch.cat([part.codes for part in parts]),
         labels=torch.cat([part.labels for part in parts]),
         attributes=torch.cat([part.attributes for part in parts]),
     )
-
-
-def decode_codes(
-    codes: Float[Tensor, "K 11"], cells: CellIndex, grid: BevGrid
-) -> tuple[Float[Tensor, "K 3"], Float[Tensor, "K 3"], Float[Tensor, "K"], Float[Tensor, "K 2"]]:
-    """Centres, sizes_wlh, yaws and velocities (ego) of the codes at these cells: the inverse of the targets."""
-    origin = codes.new_tensor([grid.x_range[0], grid.y_range[0]])
-    middle = torch.stack([cells.column, cells.row], dim=1) + 0.5
-    centers_xy = (middle + codes[:, CODE_SLICES["offset"]]) * grid.cell_size + origin
-    centers = torch.cat([centers_xy, codes[:, CODE_SLICES["height"]]], dim=1)
-    sin, cos = codes[:, CODE_SLICES["axis"]].unbind(1)
-    axis = torch.atan2(sin, cos) / 2
-    axis = torch.where(axis < _FRONT_SEAM, axis + math.pi, axis)  # in [-45, 135) degrees
-    turned = torch.where(codes[:, CODE_SLICES["front"]][:, 0] > 0, axis, axis + math.pi)
-    yaws = torch.atan2(turned.sin(), turned.cos())
-    return centers, codes[:, CODE_SLICES["size"]].exp(), yaws, codes[:, CODE_SLICES["velocity"]]
 
 
 def gaussian_radius(
@@ -161,11 +92,6 @@ def gaussian_radius(
     # Larger by r on all sides: (l w) / ((l + 2 r)(w + 2 r)) = overlap.
     larger = (-total + (total.square() + 4 * area * (1 / min_overlap - 1)).sqrt()) / 4
     return torch.stack([shifted, smaller, larger]).amin(dim=0)
-
-
-def _usable(boxes: Boxes3D) -> Bool[Tensor, "M"]:
-    finite = boxes.centers.isfinite().all(1) & boxes.sizes_wlh.isfinite().all(1) & boxes.yaws.isfinite()
-    return finite & (boxes.sizes_wlh > 0).all(1)
 
 
 def _draw_peaks(
@@ -207,21 +133,3 @@ def _owned_cells(
     first[1:] = sorted_place[1:] != sorted_place[:-1]
     winners = best_first[first]
     return owner[winners], cell[winners]
-
-
-def _encode(boxes: Boxes3D, offset: Float[Tensor, "K 2"]) -> Float[Tensor, "K 11"]:
-    return torch.cat(
-        [
-            offset,
-            boxes.centers[:, 2:],
-            boxes.sizes_wlh.clamp(min=_SMALLEST_SIZE).log(),
-            torch.stack([(2 * boxes.yaws).sin(), (2 * boxes.yaws).cos(), _front(boxes.yaws)], dim=1),
-            boxes.velocities,
-        ],
-        dim=1,
-    )
-
-
-def _front(yaws: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
-    """+1 for headings in [-45, 135) degrees, -1 for the others."""
-    return torch.where((yaws - _FRONT_SEAM) % (2 * math.pi) < math.pi, 1.0, -1.0)

@@ -1,0 +1,141 @@
+"""The centre head: a heatmap for each class, and at any cell the box whose centre lies there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from datasets.boxes import Boxes3D
+from perception.grid import BevGrid
+from perception.heads.box_codes import CLASS_GROUPS, GROUP_OF_CLASS, BoxRegression, CellIndex, decode_boxes
+from perception.heads.box_losses import attribute_loss, code_losses, gaussian_focal_loss
+from perception.heads.center_targets import center_targets
+from perception.heads.detection_head import DetectionHead
+from perception.heads.peaks import circle_nms, highest, local_maxima
+from perception.heads.quality import QualityConfig, overlaps, quality_loss, rescored
+from perception.heads.trunk import HeatmapTrunk
+from perception.losses import Losses
+
+# Peaks that are looked at for each box that may be kept: several cells of a crowded class are one object.
+_PEAKS_PER_BOX = 2
+
+
+@dataclass(frozen=True)
+class CenterHeadConfig:
+    """`upsample`: cells of the head along a side of one cell of the fused BEV. `channels`: of the head's features.
+
+    `min_radius`: cells around an object's centre that its peak reaches at least; `reach`: cells around it that learn
+    its box as well. Weights: of the parts of the loss.
+    Decoding keeps the `max_boxes` highest peaks of a sample that reach `score_threshold`. `quality`: the branch that
+    predicts how well a box overlaps its object; None leaves it out.
+    """
+
+    kind: Literal["center"] = "center"
+    channels: int = 32
+    hidden: int = 64
+    upsample: int = 2
+    min_radius: int = 2
+    reach: int = 1
+    heatmap_weight: float = 1.0
+    box_weight: float = 0.25
+    velocity_weight: float = 0.2
+    attribute_weight: float = 0.2
+    front_weight: float = 0.2
+    max_boxes: int = 500
+    score_threshold: float = 0.03
+    quality: QualityConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "hidden", "upsample", "max_boxes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("min_radius", "reach"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CenterOutputs:
+    """Class scores as logits, and the features that `CenterHead.boxes_at` reads boxes from; on the head's grid."""
+
+    heatmap_logits: Float[Tensor, "B 10 Y X"]
+    features: Float[Tensor, "B C Y X"]
+
+
+class CenterHead(DetectionHead[CenterOutputs]):
+    """After CenterPoint (Yin et al. 2021), with one difference that makes it cheap: boxes are regressed only where
+    somebody asks (the objects' cells in training, the peaks in detection), by one small network for all class groups.
+    """
+
+    def __init__(self, config: CenterHeadConfig, grid: BevGrid, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = HeatmapTrunk(grid, channels, config.channels, config.upsample)
+        self.grid = self.trunk.grid
+        self.regress = nn.Sequential(
+            nn.Linear(config.channels, config.hidden),
+            nn.ReLU(),
+            nn.Linear(config.hidden, len(CLASS_GROUPS) * BoxRegression.width(config.quality is not None)),
+        )
+
+    def forward(self, bev: Float[Tensor, "B C Y X"]) -> CenterOutputs:
+        """The fused BEV to heatmap logits and features on `self.grid`."""
+        return CenterOutputs(*self.trunk(bev))
+
+    def boxes_at(self, features: Float[Tensor, "B C Y X"], cells: CellIndex) -> BoxRegression:
+        """The box of the given group at each of the K cells."""
+        everything = self.regress(features[cells.sample, :, cells.row, cells.column]).unflatten(
+            1, (len(CLASS_GROUPS), -1)
+        )
+        return BoxRegression.of(everything[torch.arange(len(cells), device=cells.group.device), cells.group])
+
+    def losses(self, outputs: CenterOutputs, boxes: Sequence[Boxes3D]) -> Losses:
+        """The weighted losses: the heatmap's divided by the number of peaks, the others by the cells' weights.
+
+        Unknown (NaN) velocities and attributes play no part. Without any object everything but the heatmap is 0, with
+        zero gradients.
+        """
+        config, device = self.config, outputs.heatmap_logits.device
+        targets = center_targets(boxes, self.grid, config.min_radius, config.reach, device)
+        found = self.boxes_at(outputs.features, targets.cells)
+        share = targets.weights / targets.weights.sum().clamp(min=1)
+        peaks = (targets.heatmap == 1).sum().float()
+        parts = {"heatmap": config.heatmap_weight * gaussian_focal_loss(outputs.heatmap_logits, targets.heatmap, peaks)}
+        weights = {"velocity": config.velocity_weight, "front": config.front_weight}
+        for name, loss in code_losses(found.codes, targets.codes, share).items():
+            parts[name] = weights.get(name, config.box_weight) * loss
+        attribute = attribute_loss(found.attribute_logits, targets.attributes, targets.labels, share)
+        parts["attribute"] = config.attribute_weight * attribute
+        if config.quality is not None and found.quality_logits is not None:
+            overlap = overlaps(found.codes, targets.codes, targets.cells, self.grid)
+            parts["quality"] = config.quality.weight * quality_loss(found.quality_logits, overlap, share)
+        return Losses.of(parts)
+
+    @torch.no_grad()
+    def decode(self, outputs: CenterOutputs) -> list[Boxes3D]:
+        """The boxes (ego) of each sample, best first."""
+        peaks = outputs.heatmap_logits.float().sigmoid()
+        peaks = torch.where(local_maxima(peaks), peaks, 0.0)
+        return [self._decode_sample(outputs.features, peaks, index) for index in range(len(peaks))]
+
+    def _decode_sample(
+        self, features: Float[Tensor, "B C Y X"], peaks: Float[Tensor, "B 10 Y X"], index: int
+    ) -> Boxes3D:
+        config, (rows, columns) = self.config, peaks.shape[-2:]
+        scores, where = highest(peaks[index].flatten(), _PEAKS_PER_BOX * config.max_boxes, config.score_threshold)
+        labels = where // (rows * columns)
+        cells = CellIndex(
+            sample=torch.full_like(where, index),
+            group=torch.tensor(GROUP_OF_CLASS, device=where.device)[labels],
+            row=where // columns % rows,
+            column=where % columns,
+        )
+        found = self.boxes_at(features, cells)
+        if config.quality is not None and found.quality_logits is not None:
+            scores = rescored(scores, found.quality_logits, labels, config.quality)
+        boxes = decode_boxes(found, cells, labels, scores, self.grid)
+        boxes = boxes[torch.argsort(boxes.scores, descending=True, stable=True)]
+        return boxes[circle_nms(boxes.centers[:, :2], boxes.labels).nonzero().flatten()[: config.max_boxes]]

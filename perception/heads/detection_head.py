@@ -1,0 +1,29 @@
+"""What a detection head is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from datasets.boxes import Boxes3D
+from perception.losses import Losses
+
+Outputs = TypeVar("Outputs")
+
+
+class DetectionHead(nn.Module, ABC, Generic[Outputs]):
+    """From a BEV to boxes. Every head has outputs of its own, which only its own losses and decoding read."""
+
+    @abstractmethod
+    def forward(self, bev: Float[Tensor, "B C Y X"]) -> Outputs:
+        """What the network says, raw."""
+
+    @abstractmethod
+    def losses(self, outputs: Outputs, boxes: Sequence[Boxes3D]) -> Losses:
+        """How far that is from the annotated boxes (ego) of each sample."""
+
+    @abstractmethod
+    def decode(self, outputs: Outputs) -> list[Boxes3D]:
+        """The boxes (ego, float32) of each sample, best first; no gradient flows through them."""

@@ -1,0 +1,1 @@
+"""What the network can learn beside boxes, and how much each task weighs."""
