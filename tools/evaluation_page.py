@@ -116,7 +116,8 @@ def _table(heading: str, sentence: str, head: tuple[str, ...], rows: list[str]) 
     header = "".join(f"<th>{escaped(cell)}</th>" for cell in head)
     return (
         f"<section><h2>{escaped(heading)}</h2><p>{escaped(sentence)}</p>"
-        f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
+        f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        "</section>"
     )
 
 

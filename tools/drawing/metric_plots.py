@@ -1,5 +1,7 @@
 """The curves of the detection metric as two pictures: precision over recall by class, errors over recall by kind."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
@@ -124,5 +126,5 @@ def _class_list(picture: UInt8[Tensor, "H W 3"], panel: Panel, metrics: Detectio
     letter(picture, texts)
 
 
-def _points(points: list[list[float]]) -> Float64[Tensor, "K 2"]:
+def _points(points: Sequence[Sequence[int | float]]) -> Float64[Tensor, "K 2"]:
     return torch.tensor(points, dtype=torch.float64)

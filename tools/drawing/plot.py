@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from tools.drawing.canvas import Text, fill, letter, stroke
@@ -18,7 +18,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 20, 54, 46
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot at (`left`, `top`), `width` by `height` pixels with title and ticks; x from 0 to 1, y from 0 to `y_top`."""
+    """Plot at (`left`, `top`), `width` by `height` pixels with title and ticks; x from 0 to 1, y from 0 to `y_top`."""
 
     left: int
     top: int
@@ -100,5 +100,6 @@ def nice_top(values: Sequence[float]) -> float:
     return next(step * power for step in (1, 2, 4, 8, 10) if step * power >= largest * 0.999)
 
 
-def _rectangle(left: float, top: float, right: float, bottom: float) -> Float[Tensor, "4 2"]:
-    return torch.tensor([[left, top], [right - 1, top], [right - 1, bottom - 1], [left, bottom - 1]])
+def _rectangle(left: int, top: int, right: int, bottom: int) -> Float32[Tensor, "4 2"]:
+    corners = [[left, top], [right - 1, top], [right - 1, bottom - 1], [left, bottom - 1]]
+    return torch.tensor(corners, dtype=torch.float32)

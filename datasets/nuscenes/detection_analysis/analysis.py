@@ -82,7 +82,7 @@ def analysis_content(analysis: DetectionAnalysis) -> dict[str, Any]:
                     "value": _known(analysis.replicates.figures[name]),
                     "low": _known(interval.low),
                     "high": _known(interval.high),
-                    "replicates": interval.replicates,
+                    "scenes": analysis.replicates.scenes[name],
                 }
                 for name, interval in analysis.replicates.intervals().items()
             },

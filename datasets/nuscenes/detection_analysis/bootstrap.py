@@ -29,11 +29,10 @@ _BLOCK = 250
 
 @dataclass(frozen=True)
 class Interval:
-    """Where 95 of 100 replicates lie; NaN where no replicate has the figure. `replicates`: how many have it."""
+    """Where 95 of 100 replicates lie; NaN where fewer than two scenes have what the figure is about."""
 
     low: float
     high: float
-    replicates: int
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,16 @@ class Replicates:
     Where none of a class's annotations was drawn, its AP is NaN and the means go over the other classes: that draw
     says nothing of it. (A split of just these scenes would officially have AP 0 there, and the interval would tell
     how rare the class is instead of how well it is found.) A class that the whole split does not have counts with AP
-    0 and errors 1 in all means, as it officially does.
+    0 and errors 1 in all means, as it officially does. `scenes`: how many scenes have annotations that a figure is of.
     """
 
     figures: Mapping[str, float]
     replicates: Mapping[str, Float64[Array, "R"]]
+    scenes: Mapping[str, int]
 
     def intervals(self) -> dict[str, Interval]:
         """The interval of each figure."""
-        return {name: interval(values) for name, values in self.replicates.items()}
+        return {name: interval(values, self.scenes[name]) for name, values in self.replicates.items()}
 
 
 def drawn_scenes(scenes: int, replicates: int, seed: int) -> Int64[Array, "R S"]:
@@ -79,31 +79,35 @@ def replicate(
     for start in range(0, len(repeats), _BLOCK):
         parts.append(_by_name(resampled_figures(matches, scene, repeats[start : start + _BLOCK]), present))
         advance(min(_BLOCK, len(repeats) - start))
+    of_scene = scene[matches.truth.sample]
+    scenes = {name: len(np.unique(of_scene[matches.truth.label == row])) for row, name in enumerate(DETECTION_CLASSES)}
     return Replicates(
         {name: float(values[0]) for name, values in whole.items()},
         {name: np.concatenate([part[name] for part in parts]) for name in whole},
+        {name: scenes.get(name, len(np.unique(of_scene))) for name in whole},
     )
 
 
-def interval(values: Float64[Array, "R"]) -> Interval:
-    """The percentile interval of those replicates that have the figure."""
+def interval(values: Float64[Array, "R"], scenes: int) -> Interval:
+    """The percentile interval of those replicates that have the figure, which is of so many scenes."""
     known = values[np.isfinite(values)]
-    if not known.size:
-        return Interval(float("nan"), float("nan"), 0)
+    if scenes < FEWEST_SCENES or not known.size:
+        return Interval(float("nan"), float("nan"))
     low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(low), float(high), len(known))
+    return Interval(float(low), float(high))
 
 
-def p_value(differences: Float64[Array, "R"]) -> float:
-    """Two-sided: twice the share of replicates on the rarer side of 0, themselves on both; NaN where there is none.
+def p_value(differences: Float64[Array, "R"], scenes: int) -> float:
+    """Two-sided, of "there is no difference": twice the share of replicates on the rarer side of 0; NaN as `interval`.
 
-    Never below 1 / (R + 1): so many replicates cannot tell more.
+    Replicates of exactly 0 are on both sides. Never below 2 / (R + 1), nor below 2 / 2^scenes: that all of so many
+    scenes favour the same one has this probability even where neither is better.
     """
     known = differences[np.isfinite(differences)]
-    if not known.size:
+    if scenes < FEWEST_SCENES or not known.size:
         return float("nan")
     rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    return min(1.0, 2 * (rarer + 1) / (len(known) + 1))
+    return min(1.0, max(2 * (rarer + 1) / (len(known) + 1), 2.0 ** (1 - scenes)))
 
 
 def _by_name(figures: ResampledFigures, present: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:

@@ -6,7 +6,7 @@ the difference is much narrower than the two intervals suggest.
 
 from dataclasses import dataclass
 
-from datasets.nuscenes.detection_analysis.bootstrap import Interval, Replicates, interval, p_value
+from datasets.nuscenes.detection_analysis.bootstrap import CONFIDENCE, Interval, Replicates, interval, p_value
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.interval.low > 0 or self.interval.high < 0
+        """Whether the interval leaves 0 out, and there are scenes enough to say so."""
+        return (self.interval.low > 0 or self.interval.high < 0) and self.p <= 1 - CONFIDENCE
 
 
 def differences(first: Replicates, second: Replicates) -> dict[str, Difference]:
@@ -34,5 +34,8 @@ def differences(first: Replicates, second: Replicates) -> dict[str, Difference]:
     result = {}
     for name, values in first.replicates.items():
         gained = second.replicates[name] - values
-        result[name] = Difference(first.figures[name], second.figures[name], interval(gained), p_value(gained))
+        scenes = first.scenes[name]
+        result[name] = Difference(
+            first.figures[name], second.figures[name], interval(gained, scenes), p_value(gained, scenes)
+        )
     return result

@@ -202,10 +202,8 @@ def _at_recall(
     next_precision, next_score = (reached + 1) / (false + reached + 1), score[rank]
     if reached + false == 0:  # nothing stands before: np.interp holds the first value
         return next_precision, next_score
-    if reached > found_before[place]:  # a copy of the same detection stands before
-        own_score = next_score
-    else:
-        own_score = score[_drawn_before(rank, times, scene)]
+    # What stands before may be a copy of the same detection.
+    own_score = next_score if reached > found_before[place] else score[_drawn_before(rank, times, scene)]
     own_precision, own_recall = reached / (false + reached), reached / positives
     step, along = (reached + 1) / positives - own_recall, recall - own_recall
     return (

@@ -16,6 +16,7 @@ Classes without annotations in a slice count in mAP and NDS with AP 0 and errors
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -116,7 +117,7 @@ def speeds(boxes: BoxColumns) -> Float64[Array, "N"]:
 
 def _by_distance(matches: Matches) -> Iterator[Slice]:
     truth, detections = matches.truth.ego_distance, matches.detections.ego_distance
-    for low, high in zip(_DISTANCES, _DISTANCES[1:], strict=False):
+    for low, high in pairwise(_DISTANCES):
         yield Slice(
             "distance",
             f"{low:g} to {high:g} m",
@@ -158,9 +159,7 @@ def _by_speed(matches: Matches) -> Iterator[Slice]:
     yield Slice("speed", f"fast, from {_FAST:g} m/s", truth >= _FAST, detections >= _FAST)
 
 
-def _by_conditions(
-    matches: Matches, samples: EvaluatedSamples, facts: Mapping[str, SceneFacts]
-) -> Iterator[Slice]:
+def _by_conditions(matches: Matches, samples: EvaluatedSamples, facts: Mapping[str, SceneFacts]) -> Iterator[Slice]:
     """By what the descriptions say; a scene without a description is in none of these."""
     said = {name: one for name, one in facts.items() if one.description}
     for name, scenes in (
