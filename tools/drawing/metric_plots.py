@@ -36,13 +36,13 @@ def draw_precision_recall(metrics: DetectionMetrics, heading: str) -> UInt8[Tens
     """A panel for each class with a curve for each distance threshold; what does not count in AP is shaded."""
     panels = _grid(5, 2, 380)
     picture = blank(_HEADER + 2 * 380 + _GAP + _FOOTER, _WIDTH, PAGE)
-    _head(picture, "Precision over recall", heading)
+    texts = _head("Precision over recall", heading)
     precisions = class_precisions(metrics.average_precision)
     for label, (name, panel) in enumerate(zip(DETECTION_CLASSES, panels, strict=True)):
         present = metrics.ground_truth[name] > 0
         note = f"AP {precisions[name]:.3f}" if present else "no annotations"
         color = CLASS_COLORS[label] if present else FAINT
-        draw_panel(picture, panel, _title(name), note, color, faint=not present)
+        texts += draw_panel(picture, panel, _title(name), note, color, faint=not present)
         shade(picture, panel, (0.0, 1.0), (0.0, MIN_PRECISION))
         shade(picture, panel, (0.0, MIN_RECALL), (MIN_PRECISION, 1.0))
         if present:
@@ -52,7 +52,6 @@ def draw_precision_recall(metrics: DetectionMetrics, heading: str) -> UInt8[Tens
                 draw_line(picture, panel, curves.recall[:reached].tolist(), curves.precision[:reached].tolist(), line)
     thresholds = sorted(next(iter(metrics.curves.values())))
     u, v = float(_PAD), picture.shape[0] - 30
-    texts = []
     for threshold, share in zip(thresholds, _SHARES, strict=True):
         stroke(picture, _points([[u, v - 6], [u + 44, v - 6]]), blended(INK, GROUND, share), 4)
         texts.append(Text(u + 56, v, f"within {threshold:g} m", 19, SOFT, "ls"))
@@ -67,7 +66,7 @@ def draw_errors(metrics: DetectionMetrics, heading: str) -> UInt8[Tensor, "H W 3
     height = 440
     panels = _grid(3, 2, height)
     picture = blank(_HEADER + 2 * height + _GAP + 40, _WIDTH, PAGE)
-    _head(picture, f"Errors of true positives over recall, matches within {ERROR_THRESHOLD:g} m", heading)
+    texts = _head(f"Errors of true positives over recall, matches within {ERROR_THRESHOLD:g} m", heading)
     present = [name for name in DETECTION_CLASSES if metrics.ground_truth[name] > 0]
     first = round(100 * MIN_RECALL)
     for error, panel in zip(ERRORS, panels, strict=False):
@@ -79,11 +78,11 @@ def draw_errors(metrics: DetectionMetrics, heading: str) -> UInt8[Tensor, "H W 3
         top = nice_top([value for values in lines.values() for value in values])
         panel = Panel(panel.left, panel.top, panel.width, panel.height, top)
         mean = f"mean {metrics.mean_errors[error]:.3f}"
-        draw_panel(picture, panel, _ERROR_NAMES[error], mean, None, faint=not lines)
+        texts += draw_panel(picture, panel, _ERROR_NAMES[error], mean, None, faint=not lines)
         for name, values in lines.items():
             recalls = [(first + step) / 100 for step in range(len(values))]
             draw_line(picture, panel, recalls, values, CLASS_COLORS[DETECTION_CLASSES.index(name)])
-    _class_list(picture, panels[-1], metrics)
+    letter(picture, texts + _class_list(picture, panels[-1], metrics))
     return picture
 
 
@@ -105,12 +104,11 @@ def _title(name: str) -> str:
     return name.replace("_", " ").replace("construction", "constr.")
 
 
-def _head(picture: UInt8[Tensor, "H W 3"], title: str, heading: str) -> None:
-    texts = [Text(_PAD, 58, title, 32, INK, "ls", "bold"), Text(_WIDTH - _PAD, 58, heading, 21, SOFT, "rs")]
-    letter(picture, texts)
+def _head(title: str, heading: str) -> list[Text]:
+    return [Text(_PAD, 58, title, 32, INK, "ls", "bold"), Text(_WIDTH - _PAD, 58, heading, 21, SOFT, "rs")]
 
 
-def _class_list(picture: UInt8[Tensor, "H W 3"], panel: Panel, metrics: DetectionMetrics) -> None:
+def _class_list(picture: UInt8[Tensor, "H W 3"], panel: Panel, metrics: DetectionMetrics) -> list[Text]:
     """Which colour is which class; what has no annotations, or was not found up to the least recall, is faint."""
     texts = []
     for label, name in enumerate(DETECTION_CLASSES):
@@ -123,7 +121,7 @@ def _class_list(picture: UInt8[Tensor, "H W 3"], panel: Panel, metrics: Detectio
         texts.append(Text(u + 26, v, name.replace("_", " "), 20, INK if shown else FAINT, "ls"))
         note = f"recall up to {curves.max_recall_index / 100:.2f}" if shown else "nothing to show"
         texts.append(Text(u + 26, v + 25, note, 16, SOFT if shown else FAINT, "ls"))
-    letter(picture, texts)
+    return texts
 
 
 def _points(points: Sequence[Sequence[int | float]]) -> Float64[Tensor, "K 2"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
-from tools.drawing.canvas import Text, fill, letter, stroke
+from tools.drawing.canvas import Text, fill, stroke
 from tools.drawing.palette import FAINT, GROUND, INK, RING, SOFT, TILE, Color
 
 _TICK_SIZE, _TITLE_SIZE = 17, 21
@@ -41,8 +41,11 @@ def blended(color: Color, ground: Color, share: float) -> Color:
 
 def draw_panel(
     picture: UInt8[Tensor, "H W 3"], panel: Panel, title: str, note: str, color: Color | None, *, faint: bool
-) -> None:
-    """The ground, grid, ticks, title (behind a square of the colour, if any) and a note to the right of it."""
+) -> list[Text]:
+    """The ground, grid, a square of the colour, if any; returns the ticks, the title and the note, which are still to be written.
+
+    Writing takes the whole picture: the words of all panels are better written at once.
+    """
     right, bottom = panel.left + panel.width, panel.top + panel.height
     fill(picture, _rectangle(panel.left, panel.top, right, bottom), GROUND)
     texts = []
@@ -60,7 +63,7 @@ def draw_panel(
         edge += 23
     texts.append(Text(edge, baseline, title, _TITLE_SIZE, FAINT if faint else INK, "ls", "bold"))
     texts.append(Text(right - _RIGHT, baseline, note, _TITLE_SIZE, FAINT if faint else SOFT, "rs"))
-    letter(picture, texts)
+    return texts
 
 
 def shade(picture: UInt8[Tensor, "H W 3"], panel: Panel, x: tuple[float, float], y: tuple[float, float]) -> None:
