@@ -26,6 +26,7 @@ from datasets.nuscenes.splits import OFFICIAL_SPLITS, default_split, split_in_fi
 from datasets.nuscenes.tables import find_version
 from datasets.nuscenes.values import read_json
 from tools.evaluation_analysis import ANALYSIS, SHORT_NAMES
+from tools.open_dataset import DataRoot, tables_root
 
 _EVALUATION = "evaluation-"
 
@@ -38,7 +39,7 @@ class CompareArguments:
     """A run folder that `bevel evaluate` has been through, or detections in nuScenes' results format."""
     second: Positional[Annotated[Path, arg(metavar="RUN_B|RESULTS_B.JSON")]]
     """What is compared with it, on the same split."""
-    data_root: Path
+    data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
@@ -57,11 +58,12 @@ def compare(arguments: CompareArguments) -> Path | None:
     """
     if arguments.bootstrap < 1:
         raise InputRefused(f"--bootstrap must be 1 or more, not {arguments.bootstrap}.")
-    version = find_version(arguments.data_root, arguments.version)
+    root = tables_root(arguments.data_root)
+    version = find_version(root, arguments.version)
     split = _common_split(arguments) or default_split(version, "evaluate")
     paths = [results_of(source, split) for source in (arguments.first, arguments.second)]
-    tables = arguments.data_root / version
-    truth = load_truth(open_index(arguments.data_root, version), version, split, tables)
+    tables = root / version
+    truth = load_truth(open_index(root, version), version, split, tables)
     scenes = len(truth.samples.scene_names)
     if why_not := too_few_scenes(scenes):
         raise InputRefused(f"{tables}: {why_not} in {split:.80}; name a split with more scenes.")
@@ -80,8 +82,9 @@ def compare(arguments: CompareArguments) -> Path | None:
 
 def _matched(path: Path, truth: DetectionTruth, split: str) -> Matches:
     results = read_detections(path, truth.samples, split, others_allowed=split not in OFFICIAL_SPLITS)
-    annotations, detections = (boxes.take(counted(boxes, truth.racks)) for boxes in (truth.boxes, results.boxes))
-    return match(annotations, detections)
+    return match(
+        truth.boxes.take(counted(truth.boxes, truth.racks)), results.boxes.take(counted(results.boxes, truth.racks))
+    )
 
 
 def results_of(source: Path, split: str) -> Path:

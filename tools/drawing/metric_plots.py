@@ -77,7 +77,7 @@ def draw_errors(metrics: DetectionMetrics, heading: str) -> UInt8[Tensor, "H W 3
                 lines[name] = [float(value) for value in getattr(curves, error)[first : _reached(curves)]]
         top = nice_top([value for values in lines.values() for value in values])
         panel = Panel(panel.left, panel.top, panel.width, panel.height, top)
-        mean = f"mean {metrics.mean_errors[error]:.3f}"
+        mean = f"official mean {metrics.mean_errors[error]:.3f}"
         texts += draw_panel(picture, panel, _ERROR_NAMES[error], mean, None, faint=not lines)
         for name, values in lines.items():
             recalls = [(first + step) / 100 for step in range(len(values))]

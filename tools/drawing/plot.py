@@ -42,9 +42,9 @@ def blended(color: Color, ground: Color, share: float) -> Color:
 def draw_panel(
     picture: UInt8[Tensor, "H W 3"], panel: Panel, title: str, note: str, color: Color | None, *, faint: bool
 ) -> list[Text]:
-    """The ground, grid, a square of the colour, if any; returns the ticks, the title and the note, which are still to be written.
+    """The ground, the grid, and a square of the colour, if any; returns the ticks, the title and the note.
 
-    Writing takes the whole picture: the words of all panels are better written at once.
+    Writing them takes the whole picture, so the words of all panels are better written at once.
     """
     right, bottom = panel.left + panel.width, panel.top + panel.height
     fill(picture, _rectangle(panel.left, panel.top, right, bottom), GROUND)
