@@ -17,7 +17,8 @@ from tools.exit_codes import ExitCode
 
 @dataclass(frozen=True)
 class Verb:
-    """A command: `tools/<name>.py` with a frozen dataclass of arguments and one public function that takes it.
+    """A command: `tools/<name>.py` (- in a name is _ there) with a frozen dataclass of arguments and one public
+    function that takes it.
 
     The function returns the path of what it wrote (printed as the last line) or None. The module is imported only
     when its verb is used, so that `bevel --help` needs neither torch nor open3d.
@@ -36,6 +37,8 @@ VERBS = (
     Verb("simulate", "SimulateArguments", "simulate", "write a synthetic dataset in nuScenes format"),
     Verb("train", "TrainArguments", "train", "train a preset or a config on a nuScenes dataset"),
     Verb("evaluate", "EvaluateArguments", "evaluate", "mAP, NDS and the five errors of a run or of a results file"),
+    Verb("compare", "CompareArguments", "compare", "two runs or results files: what differs, and is it more than luck"),
+    Verb("verify-nds", "VerifyNdsArguments", "verify_nds", "does a published NDS follow from its columns"),
     Verb("predict", "PredictArguments", "predict", "detections of a run as a nuScenes results file"),
     Verb("robustness", "RobustnessArguments", "robustness", "what a run keeps of its score under corrupted sensors"),
     Verb("track", "TrackArguments", "track", "tracks of a file of detections as a nuScenes results file"),
@@ -55,7 +58,7 @@ VERBS = (
 EXIT_CODES = """\
 exit codes:
   0 fine   1 failed   2 wrong usage   3 input refused   4 finished, but degraded
-  5 not the devkit's figures   6 training diverged   130 stopped by Ctrl-C"""
+  5 figures do not fit   6 training diverged   130 stopped by Ctrl-C"""
 
 
 _OF_THE_DISK = (
@@ -68,9 +71,9 @@ def help_text() -> str:
     """What `bevel --help` prints."""
     verbs = "\n".join(f"  {verb.name:<10} {verb.summary}" for verb in VERBS)
     return (
-        "usage: bevel VERB ... [--help]\n\n"
+        "usage: bevel VERB ...       bevel VERB --help says what a verb takes\n\n"
         "Camera, LiDAR, radar and pose fused in one bird's-eye view; trained and evaluated on nuScenes.\n\n"
-        f"verbs:\n{verbs}\n\n{EXIT_CODES}\n\nbevel VERB --help says what a verb takes."
+        f"verbs:\n{verbs}\n\n{EXIT_CODES}"
     )
 
 
@@ -122,7 +125,7 @@ def _run(verb: Verb, words: list[str]) -> int:
     from datasets.faults import InputRefused
     from tools.exit_codes import CommandFailed, Degraded, Disagreement, Diverged, Interrupted
 
-    module = import_module(f"tools.{verb.name}")
+    module = import_module(f"tools.{verb.name.replace('-', '_')}")
     try:
         parsed = tyro.cli(
             getattr(module, verb.arguments),
@@ -155,7 +158,8 @@ def _run(verb: Verb, words: list[str]) -> int:
         return ExitCode.DEGRADED
     except Disagreement as disagreement:
         _say(disagreement, ExitCode.DISAGREED)
-        print(disagreement.output)
+        if disagreement.output is not None:
+            print(disagreement.output)
         return ExitCode.DISAGREED
     # Of several training processes (torchrun) the first speaks.
     if output is not None and os.environ.get("RANK", "0") == "0":

@@ -16,6 +16,7 @@ from datasets.nuscenes.tables import find_version
 from tools.class_metrics import class_metrics, distance_thresholds
 from tools.devices import DeviceChoice, limit_threads
 from tools.evaluate_tracking import score_tracks, tracking_text
+from tools.evaluation_analysis import analyse_and_write, intervals_text, slices_text
 from tools.exit_codes import Degraded, Disagreement
 from tools.missing_sensors import MissingSensors
 from tools.open_dataset import DataRoot, tables_root
@@ -50,6 +51,10 @@ class EvaluateArguments:
     """Run nuscenes-devkit as well (minutes for a large split); exit code 5 where any figure is not the same."""
     tracking: bool = False
     """Score tracks (AMOTA) instead: those of the results, or made of the detections."""
+    bootstrap: int = 1000
+    """How many times scenes are drawn for the 95 % intervals; 0 for none."""
+    slices: bool = False
+    """Also print the figures by distance, visibility, points, speed, conditions and location."""
     device: DeviceChoice = "auto"
     threads: int | None = None
     """CPU threads, otherwise as many as cores."""
@@ -58,21 +63,20 @@ class EvaluateArguments:
 def evaluate(arguments: EvaluateArguments) -> Path:
     """Print the metrics and return the folder that holds metrics_summary.json (and, of a run, results.json).
 
+    Intervals, slices and curves stand beside it: analysis.json, evaluation.html, precision_recall.png, errors.png.
+
     Raises InputRefused for bad input, with `official` Disagreement where the devkit gives other figures, and with
     `strict` Degraded where sensors were missing.
     """
     if arguments.tracking and arguments.official:
         raise InputRefused("--official compares figures of detections: leave out --official or --tracking.")
+    if arguments.bootstrap < 0:
+        raise InputRefused(f"--bootstrap must be 0 or more, not {arguments.bootstrap}.")
     found = find_or_detect(arguments)
     if arguments.tracking:
         print(tracking_text(score_tracks(found.root, found.version, found.results, found.split, found.output)))
     else:
-        evaluation = _score(found)
-        print(metrics_text(evaluation))
-        for note in filter(None, (incomplete_split_text(evaluation), left_out_text(evaluation))):
-            print(note)
-        if arguments.official:
-            _compare_with_devkit(found, evaluation)
+        _score_and_analyse(arguments, found)
     print(found.missing.table())
     if arguments.strict and found.missing.broken_count:
         raise Degraded(found.missing.strict_text(), found.output)
@@ -95,6 +99,20 @@ class ToScore:
     split: str
     output: Path
     missing: MissingSensors
+
+
+def _score_and_analyse(arguments: EvaluateArguments, found: ToScore) -> None:
+    evaluation = _score(found)
+    title = f"{arguments.source.stem} on {found.split:.40}"
+    analysis = analyse_and_write(evaluation, found.root, found.version, arguments.bootstrap, found.output, title)
+    print(metrics_text(evaluation))
+    print(intervals_text(analysis))
+    if arguments.slices:
+        print(slices_text(analysis.slices))
+    for note in filter(None, (incomplete_split_text(evaluation), left_out_text(evaluation))):
+        print(note)
+    if arguments.official:
+        _compare_with_devkit(found, evaluation)
 
 
 def find_or_detect(arguments: EvaluateArguments) -> ToScore:

@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     INPUT_REFUSED = 3
     DEGRADED = 4  # finished, but with missing sensors, and one asked to be told (--strict, data check)
-    DISAGREED = 5  # finished, but nuscenes-devkit gives other figures (evaluate --official)
+    DISAGREED = 5  # finished, but figures do not fit: the devkit's (evaluate --official), published ones (verify-nds)
     DIVERGED = 6
     INTERRUPTED = 130
 
@@ -41,11 +41,11 @@ class Degraded(Exception):
 
 
 class Disagreement(Exception):
-    """Our figures are not those of the reference that one asked to be run beside: a line for each, exit code 5.
+    """Figures are not those of the reference that one asked to compare with: a line for each, exit code 5.
 
     `output` is what was written all the same.
     """
 
-    def __init__(self, message: str, output: Path) -> None:
+    def __init__(self, message: str, output: Path | None) -> None:
         super().__init__(message)
         self.output = output

@@ -79,34 +79,40 @@ def read_training_log(path: Path) -> list[dict[str, float]]:
 def page(content: ReportContent, folder: Path) -> str:
     """The page's HTML, which is also well-formed XML. Links to pictures are relative to `folder`."""
     body = [
-        f"<header><h1>{_text(content.title)}</h1><p>{_text(content.sentence)}</p></header>",
-        _tiles(content.facts),
+        f"<header><h1>{escaped(content.title)}</h1><p>{escaped(content.sentence)}</p></header>",
+        tiles(content.facts),
         *(_figure(path, folder) for path in content.pictures[:1]),
         _training(content.training_log),
-        _metrics(content.metrics, content.metrics_sentence),
+        "" if content.metrics is None else metrics_section(content.metrics, content.metrics_sentence),
         *(_section(section) for section in content.sections),
     ]
     if len(content.pictures) > 1:
         body.append("<section><h2>More keyframes</h2></section>")
         body += [_figure(path, folder) for path in content.pictures[1:]]
     body.append(_how(content))
+    return document(content.title, body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A whole page of elements that are already HTML."""
     return (
         "<!DOCTYPE html>\n"
         '<html lang="en"><head><meta charset="utf-8" />'
         '<meta name="viewport" content="width=device-width, initial-scale=1" />'
-        f"<title>{_text(content.title)}</title><style>{_STYLE}</style></head>\n"
+        f"<title>{escaped(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
     )
 
 
-def _text(value: object) -> str:
+def escaped(value: object) -> str:
     """Escaped, without control characters but for line feeds."""
     return "\n".join(html.escape(printable(line)) for line in str(value).split("\n"))
 
 
-def _tiles(facts: Sequence[tuple[str, str]]) -> str:
-    tiles = "".join(f"<div><b>{_text(value)}</b><span>{_text(name)}</span></div>" for name, value in facts)
-    return f'<div class="tiles">{tiles}</div>' if tiles else ""
+def tiles(facts: Sequence[tuple[str, str]]) -> str:
+    """The figures that one sees first: name and value."""
+    parts = "".join(f"<div><b>{escaped(value)}</b><span>{escaped(name)}</span></div>" for name, value in facts)
+    return f'<div class="tiles">{parts}</div>' if parts else ""
 
 
 def _figure(path: Path, folder: Path) -> str:
@@ -118,7 +124,7 @@ def _figure(path: Path, folder: Path) -> str:
     if picture.shape[1] > _PICTURE_WIDTH:
         picture = shrunk(picture, round(picture.shape[0] * _PICTURE_WIDTH / picture.shape[1]), _PICTURE_WIDTH)
     data = base64.b64encode(jpeg_bytes(picture, 84)).decode()
-    image = f'<img alt="{_text(path.stem)}" src="data:image/jpeg;base64,{data}" />'
+    image = f'<img alt="{escaped(path.stem)}" src="data:image/jpeg;base64,{data}" />'
     if path.resolve().is_relative_to(folder.resolve()):
         link = html.escape(path.resolve().relative_to(folder.resolve()).as_posix().replace("%", "%25"))
         image = f'<a href="./{link}">{image}</a>'
@@ -135,7 +141,7 @@ def _training(rows: Sequence[Mapping[str, float]]) -> str:
     charts = chart([smooth], "Loss by step", faint=[total])
     if parts:
         raw = [
-            _curve(rows, name, name.removeprefix("loss/"), _css(CLASS_COLORS[index % len(CLASS_COLORS)]))
+            _curve(rows, name, name.removeprefix("loss/"), css_color(CLASS_COLORS[index % len(CLASS_COLORS)]))
             for index, name in enumerate(parts)
         ]
         curves = [Curve(one.name, one.steps, smoothed(one.values, half), one.color) for one in raw]
@@ -155,54 +161,55 @@ def _curve(rows: Sequence[Mapping[str, float]], key: str, name: str, color: str)
     return Curve(name, [row["step"] for row in known], [row[key] for row in known], color)
 
 
-def _css(color: Color) -> str:
+def css_color(color: Color) -> str:
+    """The colour as CSS has it."""
     return "#" + "".join(f"{channel:02x}" for channel in color)
 
 
-def _metrics(metrics: DetectionMetrics | None, sentence: str) -> str:
-    if metrics is None:
-        return ""
+def metrics_section(metrics: DetectionMetrics, sentence: str) -> str:
+    """The table of the classes, with the means below it."""
     head = ["class", "boxes", "AP", *(f"{threshold:g} m" for threshold in distance_thresholds(metrics)), *_ERRORS]
     rows, errors = [], metrics.mean_errors
     for row, color in zip(class_metrics(metrics), CLASS_COLORS, strict=True):
         mean = row.mean_precision
-        swatch = f'<i style="background:{_css(color)}"></i>'
-        cells = f"<td>{swatch}{_text(row.name.replace('_', ' '))}</td><td>{row.box_count}</td>"
-        cells += f'<td class="bar"><i style="width:{0 if mean != mean else 100 * mean:.0f}%"></i>{_number(mean)}</td>'
-        cells += "".join(f"<td>{_number(value)}</td>" for value in (*row.precisions, *row.errors))
+        swatch = f'<i style="background:{css_color(color)}"></i>'
+        cells = f"<td>{swatch}{escaped(row.name.replace('_', ' '))}</td><td>{row.box_count}</td>"
+        cells += f'<td class="bar"><i style="width:{0 if mean != mean else 100 * mean:.0f}%"></i>{number(mean)}</td>'
+        cells += "".join(f"<td>{number(value)}</td>" for value in (*row.precisions, *row.errors))
         rows.append(f'<tr class="{"" if row.box_count else "faint"}">{cells}</tr>')
     summary = (
-        f"mATE {_number(errors['trans_err'])} m, mASE {_number(errors['scale_err'])}, "
-        f"mAOE {_number(errors['orient_err'])} rad, mAVE {_number(errors['vel_err'])} m/s, "
-        f"mAAE {_number(errors['attr_err'])}"
+        f"mATE {number(errors['trans_err'])} m, mASE {number(errors['scale_err'])}, "
+        f"mAOE {number(errors['orient_err'])} rad, mAVE {number(errors['vel_err'])} m/s, "
+        f"mAAE {number(errors['attr_err'])}"
     )
-    header = "".join(f"<th>{_text(cell)}</th>" for cell in head)
+    header = "".join(f"<th>{escaped(cell)}</th>" for cell in head)
     return (
-        f"<section><h2>Metrics</h2><p>{_text(sentence)}</p>"
+        f"<section><h2>Metrics</h2><p>{escaped(sentence)}</p>"
         f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
         f'<p class="faint">{summary}. AP at four distances between the centres; the errors of true positives at 2 m. '
         "A class without boxes counts in the official means with AP 0 and errors 1.</p></section>"
     )
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three decimals, a dash for what is not defined."""
     return "–" if value != value else f"{value:.3f}"  # noqa: RUF001 (a dash stands for "not defined")
 
 
 def _section(section: Section) -> str:
-    text = f"<pre>{_text(section.text)}</pre>" if section.text else ""
-    return f"<section><h2>{_text(section.heading)}</h2><p>{_text(section.sentence)}</p>{text}</section>"
+    text = f"<pre>{escaped(section.text)}</pre>" if section.text else ""
+    return f"<section><h2>{escaped(section.heading)}</h2><p>{escaped(section.sentence)}</p>{text}</section>"
 
 
 def _how(content: ReportContent) -> str:
     """The commands, and folded the versions and the config: what one needs to do it again."""
-    commands = _text("\n".join(content.commands))
-    environment = _text(json.dumps(dict(content.environment), indent=2, default=str))
+    commands = escaped("\n".join(content.commands))
+    environment = escaped(json.dumps(dict(content.environment), indent=2, default=str))
     return (
         "<section><h2>Do it again</h2><p>These commands, one after another, do what this page shows.</p>"
         f"<pre>{commands}</pre>"
         f"<details><summary>Versions and machine</summary><pre>{environment}</pre></details>"
-        f"<details><summary>Configuration</summary><pre>{_text(content.config)}</pre></details></section>"
+        f"<details><summary>Configuration</summary><pre>{escaped(content.config)}</pre></details></section>"
     )
 
 
@@ -231,6 +238,11 @@ th { color: #8f9bb0; font-weight: 500; font-size: 13px; }
 th:first-child, td:first-child { text-align: left; }
 td > i { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 9px; }
 td.bar { position: relative; min-width: 90px; }
+td.range { position: relative; min-width: 220px; }
+td.range > i { position: absolute; top: 50%; height: 4px; margin: -2px 0 0; background: #2f6f8f; border-radius: 2px; }
+td.range > b { position: absolute; top: 50%; width: 10px; height: 10px; margin: -5px 0 0 -5px; background: #4fc3f7;
+  border-radius: 5px; }
+tr.group > th { padding-top: 18px; color: #dfe4ec; font-weight: 600; text-align: left; }
 td.bar > i { position: absolute; left: 0; bottom: 0; height: 3px; margin: 0; background: #4fc3f7; }
 pre { background: #11151d; border-radius: 8px; padding: 14px 16px; overflow-x: auto; font: 13px/1.5 monospace; }
 details { margin: 10px 0; }

@@ -60,6 +60,16 @@ def measure(matches: Matches, repeats: Int64[Array, "S"] | None = None) -> Detec
         }
         for name in CLASS_RANGES
     }
+    times = None if repeats is None else repeats[matches.truth.sample]
+    counts = np.bincount(matches.truth.label, weights=times, minlength=len(DETECTION_CLASSES)).astype(np.int64)
+    return metrics_of(curves, counts)
+
+
+def metrics_of(curves: Mapping[str, Mapping[float, Curves]], counts: Int64[Array, "10"]) -> DetectionMetrics:
+    """The figures of the curves of each class (in the order of CLASS_RANGES) and threshold.
+
+    `counts`: the annotations that were evaluated, by DETECTION_CLASSES.
+    """
     precision = {
         name: {threshold: one.average_precision() for threshold, one in by_threshold.items()}
         for name, by_threshold in curves.items()
@@ -71,8 +81,6 @@ def measure(matches: Matches, repeats: Int64[Array, "S"] | None = None) -> Detec
         }
         for name, by_threshold in curves.items()
     }
-    times = None if repeats is None else repeats[matches.truth.sample]
-    counts = np.bincount(matches.truth.label, weights=times, minlength=len(DETECTION_CLASSES)).astype(np.int64)
     mean_ap = float(np.mean(list(class_precisions(precision).values())))
     means = {error: float(np.nanmean([errors[name][error] for name in CLASS_RANGES])) for error in ERRORS}
     return DetectionMetrics(
