@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from datasets.shards.manifest import Contents
 from datasets.shards.pack import pack
 from datasets.shards.reader import ShardReader
 from tests.nuscenes_fixture import write_dataset
+from tests.odd_frames import odd_frames
 from tools.__main__ import main
 from tools.exit_codes import ExitCode
 
@@ -126,6 +128,20 @@ def test_pack_then_read_is_the_identity(frames: tuple[LogFrame, ...], packed: Pa
         assert same(read, frame)
         assert same(make_sample(read, config), make_sample(frame, config))
     assert not same(frames[0], frames[1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(odd_frames(), min_size=1, max_size=3), st.integers(1, 3))
+def test_pack_then_read_is_the_identity_for_odd_frames(drawn: list[LogFrame], samples_per_shard: int) -> None:
+    """Absent and broken sensors, empty sweeps, no annotations and empty ones, unknown velocities, no past."""
+    odd = [dataclasses.replace(frame, token=f"token-{number}") for number, frame in enumerate(drawn)]
+    with tempfile.TemporaryDirectory() as folder:
+        pack(odd, Path(folder) / "shards", source="drawn", split="all", samples_per_shard=samples_per_shard)
+        reader = ShardReader(str(Path(folder) / "shards"))
+        assert reader.frame_tokens("all") == tuple(frame.token for frame in odd)
+        for frame in odd:
+            assert same(reader.frame(frame.token), frame)
+            assert same(reader.annotations(frame.token), frame.annotations)
 
 
 def test_the_identity_holds_for_real_frames(real_data: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from datasets.sensors.picture_change import PictureChange, resize_matrix
 
 _NEAR = 0.2  # metres in front of the camera; what lies behind is cut off
 # The edges of Boxes3D.corners: front face, rear face, and from the one to the other.
-_EDGES = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
+_EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
 
 
 def paste_pictures(
@@ -48,7 +48,7 @@ def paste_pictures(
     )
     if not order:
         return picture
-    original = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+    original = np.asarray(cv2.merge(list(picture.numpy())), np.uint8)
     canvas = original.copy()
     for index in order:
         outline = outline_in_picture(intrinsics, corners[index])
@@ -63,7 +63,7 @@ def paste_pictures(
         cv2.fillConvexPoly(mask, (polygon.round() - torch.tensor([left, top])).int().numpy(), (1.0,))
         region = canvas[top:bottom, left:right]
         if index < len(present):
-            np.copyto(region, original[top:bottom, left:right], where=mask[:, :, None].astype(bool))
+            cv2.copyTo(original[top:bottom, left:right], mask, region)
             continue
         recorded = objects[index - len(present)]
         if recorded is None or bool((corners[index, :, 2] <= _NEAR).any()):
@@ -71,8 +71,8 @@ def paste_pictures(
         warped = _warped(recorded, outline, change, changed_from_recorded, window)
         if warped is not None:
             patch, known = warped
-            np.copyto(region, patch, where=(mask & known)[:, :, None].astype(bool))
-    return torch.from_numpy(np.ascontiguousarray(canvas.transpose(2, 0, 1)))
+            cv2.copyTo(patch, mask & known, region)
+    return torch.from_numpy(np.stack(cv2.split(canvas)))
 
 
 def _farthest_first(distances: Float64[Tensor, "M"], seen: Bool[Tensor, "M"], present: int) -> list[int]:
@@ -92,7 +92,8 @@ def _may_be_seen(
     of a frame's, for which nothing more has to be worked out.
     """
     ahead = corners_cam[:, :, 2] >= _NEAR
-    pixels, _ = project(changed_from_cam, corners_cam)
+    pixels, _ = project(changed_from_cam, corners_cam.flatten(0, 1))
+    pixels = pixels.reshape(-1, 8, 2)
     beside = (pixels.amax(dim=1) < -1.0) | (pixels.amin(dim=1) > torch.tensor([change.width, change.height]) + 1.0)
     return ahead.any(dim=1) & ~(ahead.all(dim=1) & beside.any(dim=1))
 
@@ -101,15 +102,19 @@ def outline_in_picture(
     intrinsics: Float64[Tensor, "3 3"], corners_cam: Float64[Tensor, "8 3"]
 ) -> Float64[Tensor, "K 2"] | None:
     """The convex outline, in pixels, of the part of a box that lies in front of the camera; None where none does."""
-    starts, ends = corners_cam[_EDGES[:, 0]], corners_cam[_EDGES[:, 1]]
-    crossing = (starts[:, 2] - _NEAR) * (ends[:, 2] - _NEAR) < 0
-    share = ((_NEAR - starts[:, 2]) / (ends[:, 2] - starts[:, 2]))[crossing, None]
-    cut = starts[crossing] + share * (ends - starts)[crossing]
-    visible = torch.cat([corners_cam[corners_cam[:, 2] >= _NEAR], cut])
+    corners = corners_cam.numpy()
+    ahead = corners[:, 2] >= _NEAR
+    visible = corners[ahead]
+    if not ahead.all():
+        starts, ends = corners[_EDGES[:, 0]], corners[_EDGES[:, 1]]
+        crossing = (starts[:, 2] - _NEAR) * (ends[:, 2] - _NEAR) < 0
+        starts, ends = starts[crossing], ends[crossing]
+        share = (_NEAR - starts[:, 2:]) / (ends[:, 2:] - starts[:, 2:])
+        visible = np.concatenate([visible, starts + share * (ends - starts)])
     if len(visible) < 3:
         return None
-    pixels, _ = project(intrinsics, visible)
-    hull = cv2.convexHull(pixels.float().numpy())
+    pixels = visible @ intrinsics.numpy().T
+    hull = cv2.convexHull((pixels[:, :2] / pixels[:, 2:]).astype(np.float32))
     return torch.from_numpy(np.asarray(hull, np.float64).reshape(-1, 2))
 
 
