@@ -19,8 +19,9 @@ def tiny() -> RunConfig:
         detector=presets.tiny(),
         training=TrainingConfig(
             batch_size=1,
-            learning_rate=3e-3,
+            learning_rate=6e-3,
             reference_batch_size=1,
+            optimizer="muon",
             steps=1000,
             ema_decay=0.99,
             modality_dropout=0.1,

@@ -65,13 +65,14 @@ class Muon(Optimizer):
 
     def _muon(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         momentum, rate = group["momentum"], group["lr"]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         pushed = []
-        for parameter in parameters:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             state = self.state[parameter]
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].mul_(momentum).add_(parameter.grad)
-            pushed.append(as_matrix(torch.add(parameter.grad, state["momentum"], alpha=momentum)))
+            state["momentum"].mul_(momentum).add_(gradient)
+            pushed.append(as_matrix(gradient + momentum * state["momentum"]))
         updates = orthogonalized(torch.stack(pushed))
         size = _UPDATE_SIZE * max(updates.shape[1:]) ** 0.5
         for parameter, update in zip(parameters, updates.unbind(0), strict=True):
@@ -107,8 +108,8 @@ class Muon(Optimizer):
 def orthogonalized(matrices: Float[Tensor, "N R K"]) -> Float[Tensor, "N R K"]:
     """The matrices with the same singular vectors and singular values near 1; a matrix of zeros stays as it is."""
     tall = matrices.shape[1] > matrices.shape[2]
+    now: Tensor = matrices.transpose(1, 2) if tall else matrices
     # The norm bounds the largest singular value, as the iteration wants it.
-    now = matrices.transpose(1, 2) if tall else matrices
     now = now / matrices.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     for _ in range(_ROUNDS):
         gram = now @ now.transpose(1, 2)
