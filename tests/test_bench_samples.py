@@ -1,4 +1,4 @@
-"""Ways side by side: each runs as often as was asked, and the table says what was found. Its use: test_bench_data.py."""
+"""Ways side by side: each runs as often as was asked, and the table says what was found (see test_bench_data.py)."""
 
 import cv2
 import torch
