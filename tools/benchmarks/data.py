@@ -52,9 +52,7 @@ def bench_data(arguments: DataBench) -> Path | None:
     machine = this_machine()
     print(machine.text(), flush=True)
     size = TablesSize(scenes=arguments.scenes)
-    index = bench_index(
-        scratch, size, devkit=arguments.devkit, check=arguments.check, openings=arguments.rounds
-    )
+    index = bench_index(scratch, size, devkit=arguments.devkit, check=arguments.check, openings=arguments.rounds)
     print("\n".join(index.lines()), flush=True)
     samples = bench_samples(rounds=arguments.rounds, world=arguments.world)
     print(samples.table())
