@@ -544,6 +544,48 @@ def test_real_annotations_equal_the_devkit(real_data: Path) -> None:
     assert checked > 4_400
 
 
+def test_every_real_frame_equals_the_devkit(real_data: Path) -> None:
+    """All 81 frames of mini_val: poses, calibration, cameras, sweeps of the radar that is there, boxes."""
+    from nuscenes import NuScenes
+    from nuscenes.utils.data_classes import RadarPointCloud
+
+    root = real_data / "nuscenes-minival"
+    devkit = NuScenes(version="v1.0-mini", dataroot=str(root), verbose=False)
+    reader = NuScenesReader(root)
+    states, sweeps = list(range(-128, 128)), 0
+    for sample in devkit.sample:
+        frame = reader.frame(sample["token"])
+        records = {channel: devkit.get("sample_data", token) for channel, token in sample["data"].items()}
+        own = devkit.get("ego_pose", records[LIDAR_CHANNEL]["ego_pose_token"])
+        assert np.allclose(frame.global_from_ego, matrix(own), rtol=0, atol=1e-9)
+        assert frame.timestamp_us == sample["timestamp"]
+        assert set(frame.rig.ego_from_sensor) == set(records)
+        for channel, record in records.items():
+            calibration = devkit.get("calibrated_sensor", record["calibrated_sensor_token"])
+            assert np.allclose(frame.rig.ego_from_sensor[channel], matrix(calibration), rtol=0, atol=1e-9)
+            assert (channel in frame.rig.cameras) == (channel in CAMERA_CHANNELS)
+            if channel in frame.rig.cameras:
+                assert np.array_equal(frame.rig.cameras[channel].intrinsics, calibration["camera_intrinsic"])
+        record = records["RADAR_FRONT"]
+        for sweep in frame.radar_sweeps["RADAR_FRONT"]:
+            pose = devkit.get("ego_pose", record["ego_pose_token"])
+            assert sweep.timestamp_us == record["timestamp"]
+            assert np.allclose(sweep.global_from_ego, matrix(pose), rtol=0, atol=1e-9)
+            cloud = RadarPointCloud.from_file(str(root / record["filename"]), states, states, states)
+            assert np.array_equal(sweep.points, cloud.points.T.astype(np.float32))
+            sweeps += 1
+            if record["prev"]:
+                record = devkit.get("sample_data", record["prev"])
+        assert frame.annotations is not None
+        boxes = frame.annotations.boxes_global
+        for row, token in enumerate(frame.annotations.tokens):
+            box = devkit.get_box(token)
+            assert boxes.centers[row].tolist() == box.center.tolist()
+            assert boxes.sizes_wlh[row].tolist() == box.wlh.tolist()
+            assert np.array_equal(boxes.velocities[row], devkit.box_velocity(token)[:2], equal_nan=True)
+    assert sweeps >= len(devkit.sample)
+
+
 def test_an_incomplete_real_download(real_data: Path) -> None:
     reader = NuScenesReader(real_data / "nuscenes-minival")
     tokens = reader.frame_tokens("mini_val")

@@ -102,16 +102,20 @@ def read_radar_sweep(root: Path, filename: str) -> SweepFile:
 @compiled
 def _look_over(points: NDArray[np.float32]) -> tuple[bool, bool]:
     """Whether all numbers are finite, and whether the ring of every point is the number of a beam."""
-    # A float32 is not finite where all bits of its exponent are set. Whole numbers are counted several at a time.
-    words = points.reshape(-1).view(np.uint32)
-    exponent = np.uint32(0x7F800000)
-    nonfinite, without_ring = 0, 0
-    for place in range(words.shape[0]):
-        nonfinite += (words[place] & exponent) == exponent
+    # A float32 is not finite where all bits of its exponent are set: one more overflows into the bit above them, that
+    # of the sign. Two numbers stand in one word.
+    numbers = points.reshape(-1)
+    pairs = numbers[: numbers.shape[0] // 2 * 2].view(np.uint64)
+    exponents, ones = np.uint64(0x7F800000_7F800000), np.uint64(0x00800000_00800000)
+    overflowing = np.uint64(0)
+    for place in range(pairs.shape[0]):
+        overflowing |= (pairs[place] & exponents) + ones
+    finite = (overflowing & np.uint64(0x80000000_80000000)) == 0 and bool(np.isfinite(numbers[-1:]).all())
+    without_ring = 0
     for row in range(points.shape[0]):
         ring = points[row, 4]
         without_ring += not ((ring >= 0) & (ring < _LIDAR_BEAMS) & (ring == np.floor(ring)))
-    return nonfinite == 0, without_ring == 0
+    return finite, without_ring == 0
 
 
 def _finite(points: Float32[Tensor, "N C"], fields: tuple[str, ...], filename: str) -> SweepFile:

@@ -32,7 +32,7 @@ class DataBench:
     check: bool = True
     """Let bevel data check find every sensor file missing, too: nine minutes at trainval's size."""
     rounds: int = 5
-    """How often all ways of a comparison take their turns: more of them steady the medians."""
+    """How often the index is opened, and all ways of a comparison take their turns: more of them steady the medians."""
     output: Path | None = None
     """A JSON file for the figures."""
 
@@ -51,7 +51,8 @@ def bench_data(arguments: DataBench) -> Path | None:
         raise InputRefused(f"{scratch} is no folder: name one for the generated tables with --scratch.")
     machine = this_machine()
     print(machine.text(), flush=True)
-    index = bench_index(scratch, TablesSize(scenes=arguments.scenes), devkit=arguments.devkit, check=arguments.check)
+    size = TablesSize(scenes=arguments.scenes)
+    index = bench_index(scratch, size, devkit=arguments.devkit, check=arguments.check, openings=arguments.rounds)
     print("\n".join(index.lines()), flush=True)
     samples = bench_samples(rounds=arguments.rounds, world=arguments.world)
     print(samples.table())

@@ -13,7 +13,6 @@ from tools.benchmarks.cost import Cost, in_new_process, measured
 from tools.benchmarks.nuscenes_tables import RecordCounts, TablesSize, write_tables
 
 _VERSION = "v1.0-trainval"
-_OPENINGS = 5
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class IndexFigures:
 
 
 def bench_index(
-    folder: Path, size: TablesSize | None = None, *, devkit: bool = True, check: bool = True
+    folder: Path, size: TablesSize | None = None, *, devkit: bool = True, check: bool = True, openings: int = 5
 ) -> IndexFigures:
     """Write tables of a size into a temporary folder inside `folder`, measure, delete them.
 
@@ -71,12 +70,12 @@ def bench_index(
         records = write_tables(root, _VERSION, size or TablesSize())
         reference = in_new_process(_open_devkit, root) if devkit else None
         building = in_new_process(_open, root)
-        openings = [in_new_process(_open, root) for _ in range(_OPENINGS)]
-        scans = [in_new_process(_scan, root) for _ in range(_OPENINGS)]
+        opened = [in_new_process(_open, root) for _ in range(openings)]
+        scans = [in_new_process(_scan, root) for _ in range(openings)]
         checking = in_new_process(_check, root) if check else None
         tables = sum(path.stat().st_size for path in (root / _VERSION).glob("*.json"))
         index = NuScenesReader(root).index.path.stat().st_size
-    return IndexFigures(records, tables, index, building, _median(openings), _median(scans), checking, reference)
+    return IndexFigures(records, tables, index, building, _median(opened), _median(scans), checking, reference)
 
 
 def _median(costs: list[Cost]) -> Cost:
