@@ -236,6 +236,9 @@ def test_what_the_commands_refuse(world: Path, capsys: pytest.CaptureFixture[str
     assert "These options do not fit together" in capsys.readouterr().err
     assert main([*track, "--output", str(world)]) == 3
     assert main(["track", str(world / "tracks.json"), "--data-root", str(world)]) == 3
+    capsys.readouterr()
+    assert main(["track", str(world / "detections.json"), "--data-root", "s3://bucket/shards"]) == 3
+    assert "holds shards, and bevel track needs nuScenes' tables" in capsys.readouterr().err
     content = json.loads((world / "detections.json").read_text())
     content["results"]["nowhere"] = []
     (world / "detections.json").write_text(json.dumps(content))
