@@ -41,7 +41,7 @@ def test_round_trip(tmp_path: Path) -> None:
     tracks = some_tracks()
     path = tmp_path / "new" / "t.json"
     write_tracking_results(path, {"a": tracks, "b": Tracks(Boxes3D.empty(), ())}, ["lidar", "pose"])
-    back = read_tracking_results(path)
+    back = read_tracking_results(path).tracks
     assert list(back) == ["a", "b"]
     assert len(back["b"]) == 0
     assert back["a"].ids == tracks.ids
@@ -71,7 +71,7 @@ def test_the_best_500_boxes_are_kept_and_unknown_velocities_are_zero(tmp_path: P
     write_tracking_results(
         tmp_path / "t.json", {"a": replace(tracks, boxes=replace(tracks.boxes, velocities=unknown))}, []
     )
-    back = read_tracking_results(tmp_path / "t.json")["a"]
+    back = read_tracking_results(tmp_path / "t.json").tracks["a"]
     assert back.ids == tracks.ids[:500]
     assert not back.boxes.velocities.any()
 
@@ -114,7 +114,7 @@ def too_many(content: Any) -> None:
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        (change("tracking_id", ""), "record 'a', field tracking_id: expected text that is not empty"),
+        (change("tracking_id", ""), "sample 'a', box 3, field tracking_id: expected text that is not empty"),
         (change("tracking_id", None), "field tracking_id"),
         (change("tracking_name", "barrier"), "field tracking_name: expected one of the seven"),
         (change("tracking_name", ["car"]), "field tracking_name"),
@@ -124,10 +124,11 @@ def too_many(content: Any) -> None:
         (change("rotation", [0, 0, 0, 0]), "field rotation"),
         (change("sample_token", "b"), "the token that the box is filed under"),
         (double, "each track of a class at most once in a sample, found 'track 0'"),
+        (change("num_pts", "none"), "field num_pts: expected a number of points"),
         (too_many, "at most 500 boxes a sample, found 700"),
         (lambda content: content.pop("meta"), "the fields meta and results"),
         (lambda content: content["results"].update(a={}), "expected a list of boxes"),
-        (lambda content: content["results"]["a"].append(3), "expected boxes as objects"),
+        (lambda content: content["results"]["a"].append(3), "sample 'a', box 7: expected an object, found int"),
     ],
 )
 def test_malformed_results_are_refused(tmp_path: Path, break_it: Callable[[Any], None], words: str) -> None:
@@ -147,7 +148,7 @@ def test_tracks_may_be_numbered_and_numbers_may_begin_anew_in_each_class(tmp_pat
     for box in content["results"]["a"]:
         box["tracking_id"] = 1
     path.write_text(json.dumps(content))
-    assert read_tracking_results(path)["a"].ids == ("1",) * 7
+    assert read_tracking_results(path).tracks["a"].ids == ("1",) * 7
 
 
 # The commands -----------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def world(tmp_path: Path) -> Path:
     """Tables, perfect tracks in tracks.json, the same boxes as detections in detections.json."""
     write_tables(tmp_path, 5)
     (tmp_path / "tracks.json").write_text(json.dumps(results_with(tmp_path, Mistakes(), 0)))
-    tracks = read_tracking_results(tmp_path / "tracks.json")
+    tracks = read_tracking_results(tmp_path / "tracks.json").tracks
     write_results(tmp_path / "detections.json", {token: found.boxes for token, found in tracks.items()}, ["lidar"])
     return tmp_path
 
