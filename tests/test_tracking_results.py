@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES, TRACKING_CLASSES
@@ -17,6 +19,7 @@ from datasets.nuscenes.index.opening import open_index
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
 from datasets.nuscenes.tracking_metric.evaluation import evaluate_tracking
+from datasets.nuscenes.tracking_metric.results_tracks import read_tracks
 from datasets.nuscenes.tracking_results import (
     holds_tracks,
     modalities_of_results,
@@ -51,6 +54,21 @@ def test_round_trip(tmp_path: Path) -> None:
     assert holds_tracks(path)
     assert modalities_of_results(path) == ("lidar",)
     assert [entry.name for entry in path.parent.iterdir()] == ["t.json"]
+
+
+def test_the_kind_of_results_is_known_before_their_end(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    write_tracking_results(path, {"a": some_tracks(), "b": some_tracks()}, ["lidar"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert holds_tracks(path)
+    assert modalities_of_results(path) == ("lidar",)
+    with pytest.raises(InputRefused, match="the file ends within this value"):
+        read_tracking_results(path)
+    content = json.loads(whole)
+    path.write_text(json.dumps({"results": content["results"], "meta": content["meta"]}))  # in the other order
+    assert modalities_of_results(path) == ("lidar",)
+    assert read_tracking_results(path).meta == content["meta"]
 
 
 def test_the_devkit_reads_what_we_write(tmp_path: Path) -> None:
@@ -139,6 +157,30 @@ def test_malformed_results_are_refused(tmp_path: Path, break_it: Callable[[Any],
     path.write_text(json.dumps(content))
     with pytest.raises(InputRefused, match=words):
         read_tracking_results(path)
+
+
+SOUND_BOX = {
+    "sample_token": "a",
+    "translation": [1.5, 2.0, 3.0],
+    "size": [1.0, 2.0, 3.0],
+    "rotation": [1.0, 0.0, 0.0, 0.0],
+    "velocity": [0.5, -0.5],
+    "tracking_id": "x",
+    "tracking_name": "car",
+    "tracking_score": 0.5,
+}
+
+
+@given(
+    st.sampled_from(sorted({*SOUND_BOX, "num_pts"})),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner)
+    ),
+)
+def test_whatever_a_field_holds_is_tracks_or_is_named(field: str, value: Any) -> None:
+    tracks, findings = read_tracks("a", json.dumps([SOUND_BOX | {field: value}]).encode())
+    assert [line.split(":")[0] for line in findings] in ([], [f"sample 'a', box 0, field {field}"])
+    assert len(tracks) == (0 if findings or (field == "num_pts" and int(value) == 0) else 1)
 
 
 def test_tracks_may_be_numbered_and_numbers_may_begin_anew_in_each_class(tmp_path: Path) -> None:
