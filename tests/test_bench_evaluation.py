@@ -1,6 +1,7 @@
 """The benchmark of the metric and its command: the figures are of the problem, whatever the times are."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tools.exit_codes import ExitCode
 def test_both_ways_give_the_same_and_the_figures_are_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["bench", "evaluate", "--scenes", "1", "--detections", "20", "--scratch", str(tmp_path)]
+    words = ["bench", "evaluate", "--scenes", "1", "--detections", "20", "--tracking", "--scratch", str(tmp_path)]
     assert main([*words, "--output", str(tmp_path / "figures.json")]) == ExitCode.FINE
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
     said = capsys.readouterr().out
@@ -22,7 +23,20 @@ def test_both_ways_give_the_same_and_the_figures_are_written(
     assert 0 < figures["annotations"] < 40 * 40
     assert 0 < figures["detections"] < 40 * 20
     assert list(figures["ours"]) == list(figures["devkits"])
+    tracking = figures["tracking"]
+    # 17 figures of all classes and of each of the seven, which have 40 points of 17 curves each.
+    assert tracking["same"] == tracking["figures"] == 17 * 8 + 7 * 17 * 40
+    assert "tracking, files to figures" in said
+    assert min(tracking["boxes"], tracking["ratio"]) > 0
     assert min(figures[name] for name in ("matching_ratio", "whole_ratio", "memory_ratio")) > 0
+
+
+def test_without_motmetrics_there_is_no_tracking_to_compare_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "motmetrics", None)
+    assert main(["bench", "evaluate", "--tracking"]) == ExitCode.INPUT_REFUSED
+    assert 'install Bevel\'s extra "test"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def ours(root: Path, results: Row, config: TrackingMetricConfig, folder: Path) -
     index = open_index(root, VERSION)
     names = scenes_of_split("mini_val", index.scene_names, VERSION, str(root))
     scenes = [index.scene(index.scene_names.index(name)) for name in names]
-    return measure_tracks(index, scenes, read_tracking_results(path), "mini_val", str(root), config)
+    return measure_tracks(index, scenes, read_tracking_results(path).tracks, "mini_val", str(root), config)
 
 
 def assert_same(name: str, ours: float, official: float) -> None:
@@ -99,7 +99,9 @@ ALL = tuple(CATEGORIES)
 CASES: dict[str, tuple[Mistakes, tuple[str, ...], int]] = {
     "perfect": (Mistakes(), ALL, 3),
     "everything wrong": (
-        Mistakes(noise=0.6, missed=0.2, renamed=0.1, swapped=0.1, doubled=0.1, strangers=2.0, other_class=0.1),
+        Mistakes(
+            noise=0.6, missed=0.2, renamed=0.1, swapped=0.1, doubled=0.1, strangers=2.0, other_class=0.1, no_points=0.2
+        ),
         ALL,
         3,
     ),
@@ -295,6 +297,17 @@ def test_another_name_is_a_switch_and_a_gap_in_sight_is_filled(tmp_path: Path) -
     assert (figures["fn"], figures["frag"], figures["lgd"], figures["tid"]) == (1, 1, 0.5, 0.0)
 
 
+def test_boxes_that_are_said_to_be_without_points_do_not_count(tmp_path: Path) -> None:
+    results = one_object(tmp_path)
+    boxes = [boxes[0] for boxes in results["results"].values()]
+    for box, points in zip(boxes, (5, -1, 0.5, 3, 0, 1, 1, 1, 1, 0), strict=True):  # 0.5 is 0 to the devkit
+        box["num_pts"] = points
+    figures = car(tmp_path, results)
+    assert (figures["tp"], figures["fn"]) == (9, 1)  # the last one is lost, the two within the track are filled in
+    boxes[0]["num_pts"] = 0
+    assert car(tmp_path, results)["fn"] == 2
+
+
 # Refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -304,9 +317,20 @@ def test_results_of_other_samples_are_refused(tmp_path: Path) -> None:
     results["results"]["nowhere"] = results["results"].pop(first)
     for box in results["results"]["nowhere"]:
         box["sample_token"] = "nowhere"
+    results["results"]["nowhere"][0]["size"] = "whatever: it is not looked at"
+    samples = list(results["results"])
+    results["results"][samples[3]][0] |= {"size": [1, 0, 1], "tracking_score": None}
     (tmp_path / "r.json").write_text(json.dumps(results))
-    with pytest.raises(InputRefused, match="of which 1 are not in the split; 1 samples of the split are missing"):
+    with pytest.raises(InputRefused) as refused:
         evaluate_tracking(tmp_path, None, tmp_path / "r.json", "mini_val", tmp_path / "out")
+    assert str(refused.value).splitlines() == [
+        f"{tmp_path / 'r.json'}: 4 problems with the tracks for the split 'mini_val', which has 10 samples:",
+        f"  sample {samples[3]!r}, box 0, field size: expected 3 positive numbers (width, length, height in metres), "
+        "found [1, 0, 1]",
+        f"  sample {samples[3]!r}, box 0, field tracking_score: expected a finite number, found None",
+        "  sample 'nowhere': not in the split",
+        f"  sample {first!r}: missing",
+    ]
     assert not (tmp_path / "out").exists()
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES, TRACKING_CLASSES
@@ -17,6 +19,7 @@ from datasets.nuscenes.index.opening import open_index
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
 from datasets.nuscenes.tracking_metric.evaluation import evaluate_tracking
+from datasets.nuscenes.tracking_metric.results_tracks import read_tracks
 from datasets.nuscenes.tracking_results import (
     holds_tracks,
     modalities_of_results,
@@ -41,7 +44,7 @@ def test_round_trip(tmp_path: Path) -> None:
     tracks = some_tracks()
     path = tmp_path / "new" / "t.json"
     write_tracking_results(path, {"a": tracks, "b": Tracks(Boxes3D.empty(), ())}, ["lidar", "pose"])
-    back = read_tracking_results(path)
+    back = read_tracking_results(path).tracks
     assert list(back) == ["a", "b"]
     assert len(back["b"]) == 0
     assert back["a"].ids == tracks.ids
@@ -51,6 +54,21 @@ def test_round_trip(tmp_path: Path) -> None:
     assert holds_tracks(path)
     assert modalities_of_results(path) == ("lidar",)
     assert [entry.name for entry in path.parent.iterdir()] == ["t.json"]
+
+
+def test_the_kind_of_results_is_known_before_their_end(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    write_tracking_results(path, {"a": some_tracks(), "b": some_tracks()}, ["lidar"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert holds_tracks(path)
+    assert modalities_of_results(path) == ("lidar",)
+    with pytest.raises(InputRefused, match="the file ends within this value"):
+        read_tracking_results(path)
+    content = json.loads(whole)
+    path.write_text(json.dumps({"results": content["results"], "meta": content["meta"]}))  # in the other order
+    assert modalities_of_results(path) == ("lidar",)
+    assert read_tracking_results(path).meta == content["meta"]
 
 
 def test_the_devkit_reads_what_we_write(tmp_path: Path) -> None:
@@ -71,7 +89,7 @@ def test_the_best_500_boxes_are_kept_and_unknown_velocities_are_zero(tmp_path: P
     write_tracking_results(
         tmp_path / "t.json", {"a": replace(tracks, boxes=replace(tracks.boxes, velocities=unknown))}, []
     )
-    back = read_tracking_results(tmp_path / "t.json")["a"]
+    back = read_tracking_results(tmp_path / "t.json").tracks["a"]
     assert back.ids == tracks.ids[:500]
     assert not back.boxes.velocities.any()
 
@@ -114,7 +132,7 @@ def too_many(content: Any) -> None:
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        (change("tracking_id", ""), "record 'a', field tracking_id: expected text that is not empty"),
+        (change("tracking_id", ""), "sample 'a', box 3, field tracking_id: expected text that is not empty"),
         (change("tracking_id", None), "field tracking_id"),
         (change("tracking_name", "barrier"), "field tracking_name: expected one of the seven"),
         (change("tracking_name", ["car"]), "field tracking_name"),
@@ -124,10 +142,11 @@ def too_many(content: Any) -> None:
         (change("rotation", [0, 0, 0, 0]), "field rotation"),
         (change("sample_token", "b"), "the token that the box is filed under"),
         (double, "each track of a class at most once in a sample, found 'track 0'"),
+        (change("num_pts", "none"), "field num_pts: expected a number of points"),
         (too_many, "at most 500 boxes a sample, found 700"),
         (lambda content: content.pop("meta"), "the fields meta and results"),
         (lambda content: content["results"].update(a={}), "expected a list of boxes"),
-        (lambda content: content["results"]["a"].append(3), "expected boxes as objects"),
+        (lambda content: content["results"]["a"].append(3), "sample 'a', box 7: expected an object, found int"),
     ],
 )
 def test_malformed_results_are_refused(tmp_path: Path, break_it: Callable[[Any], None], words: str) -> None:
@@ -140,6 +159,30 @@ def test_malformed_results_are_refused(tmp_path: Path, break_it: Callable[[Any],
         read_tracking_results(path)
 
 
+SOUND_BOX = {
+    "sample_token": "a",
+    "translation": [1.5, 2.0, 3.0],
+    "size": [1.0, 2.0, 3.0],
+    "rotation": [1.0, 0.0, 0.0, 0.0],
+    "velocity": [0.5, -0.5],
+    "tracking_id": "x",
+    "tracking_name": "car",
+    "tracking_score": 0.5,
+}
+
+
+@given(
+    st.sampled_from(sorted({*SOUND_BOX, "num_pts"})),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner)
+    ),
+)
+def test_whatever_a_field_holds_is_tracks_or_is_named(field: str, value: Any) -> None:
+    tracks, findings = read_tracks("a", json.dumps([SOUND_BOX | {field: value}]).encode())
+    assert [line.split(":")[0] for line in findings] in ([], [f"sample 'a', box 0, field {field}"])
+    assert len(tracks) == (0 if findings or (field == "num_pts" and int(value) == 0) else 1)
+
+
 def test_tracks_may_be_numbered_and_numbers_may_begin_anew_in_each_class(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     write_tracking_results(path, {"a": some_tracks()}, [])
@@ -147,7 +190,7 @@ def test_tracks_may_be_numbered_and_numbers_may_begin_anew_in_each_class(tmp_pat
     for box in content["results"]["a"]:
         box["tracking_id"] = 1
     path.write_text(json.dumps(content))
-    assert read_tracking_results(path)["a"].ids == ("1",) * 7
+    assert read_tracking_results(path).tracks["a"].ids == ("1",) * 7
 
 
 # The commands -----------------------------------------------------------------------------------------------------
@@ -158,7 +201,7 @@ def world(tmp_path: Path) -> Path:
     """Tables, perfect tracks in tracks.json, the same boxes as detections in detections.json."""
     write_tables(tmp_path, 5)
     (tmp_path / "tracks.json").write_text(json.dumps(results_with(tmp_path, Mistakes(), 0)))
-    tracks = read_tracking_results(tmp_path / "tracks.json")
+    tracks = read_tracking_results(tmp_path / "tracks.json").tracks
     write_results(tmp_path / "detections.json", {token: found.boxes for token, found in tracks.items()}, ["lidar"])
     return tmp_path
 
@@ -236,6 +279,9 @@ def test_what_the_commands_refuse(world: Path, capsys: pytest.CaptureFixture[str
     assert "These options do not fit together" in capsys.readouterr().err
     assert main([*track, "--output", str(world)]) == 3
     assert main(["track", str(world / "tracks.json"), "--data-root", str(world)]) == 3
+    capsys.readouterr()
+    assert main(["track", str(world / "detections.json"), "--data-root", "s3://bucket/shards"]) == 3
+    assert "holds shards, and bevel track needs nuScenes' tables" in capsys.readouterr().err
     content = json.loads((world / "detections.json").read_text())
     content["results"]["nowhere"] = []
     (world / "detections.json").write_text(json.dumps(content))

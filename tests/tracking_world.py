@@ -186,6 +186,7 @@ class Mistakes:
     doubled: float = 0.0
     strangers: float = 0.0
     other_class: float = 0.0
+    no_points: float = 0.0
     levels: int = 0
 
 
@@ -223,6 +224,8 @@ def results_with(root: Path, mistakes: Mistakes, seed: int) -> Row:
                 score = round(scores[token] * mistakes.levels) / mistakes.levels
             boxes.append(_box(sample, row["translation"], row, names[token], label, score))
             boxes[-1]["translation"] = (np.array(row["translation"]) + random.normal(0, 1, 3) * mistakes.noise).tolist()
+            if mistakes.no_points:
+                boxes[-1]["num_pts"] = 7 * int(random.random() >= mistakes.no_points)
             if random.random() < mistakes.doubled:
                 boxes.append(boxes[-1] | {"tracking_id": names[token] + "-twin"})
         for _ in range(random.poisson(mistakes.strangers)):

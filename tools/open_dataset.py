@@ -114,12 +114,12 @@ def split_of_reader(reader: NuScenesReader | ShardReader, purpose: Purpose) -> s
     return default_split(reader.version, purpose)
 
 
-def tables_root(data_root: str | Path) -> Path:
+def tables_root(data_root: str | Path, needed_by: str = "the official metric") -> Path:
     """The dataroot as a path, for what needs tables. Raises InputRefused for shards."""
     if holds_shards(data_root):
         raise InputRefused(
-            f"{data_root} holds shards, and the official metric needs nuScenes' tables: detect with bevel predict, "
-            "then score the results file with bevel evaluate and the --data-root of the tables."
+            f"{data_root} holds shards, and {needed_by} needs nuScenes' tables: detect with bevel predict, then "
+            "name the results file and the --data-root of the tables."
         )
     return Path(data_root)
 

@@ -18,6 +18,7 @@ from datasets.tracks import Tracks
 from perception.tracking.config import TrackerConfig
 from perception.tracking.tracker import Tracker
 from tools.devices import limit_threads
+from tools.open_dataset import DataRoot, tables_root
 from tools.predict import refuse_unwritable
 from tools.progress import progress
 
@@ -30,7 +31,7 @@ class TrackArguments:
 
     results: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RESULTS.JSON")]]
     """Detections in nuScenes' results format."""
-    data_root: Path
+    data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
     """The folder of tables, if there are several."""
@@ -67,8 +68,9 @@ def track(arguments: TrackArguments) -> Path:
         )
     except ValueError as error:
         raise InputRefused(f"These options do not fit together: {error}.") from None
-    version = find_version(arguments.data_root, arguments.version)
-    return track_to_file(open_index(arguments.data_root, version), arguments.results, output, config)
+    root = tables_root(arguments.data_root, "bevel track")
+    version = find_version(root, arguments.version)
+    return track_to_file(open_index(root, version), arguments.results, output, config)
 
 
 def track_to_file(index: NuScenesIndex, results: Path, output: Path, config: TrackerConfig) -> Path:

@@ -5,37 +5,27 @@ Format: https://www.nuscenes.org/tracking (a JSON object with `meta` and, by sam
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from datasets.atomic_file import write_atomically
-from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES, TRACKING_CLASSES
-from datasets.faults import InputRefused
-from datasets.nuscenes.annotations import yaw_of_quaternion
 from datasets.nuscenes.detection_metric.configuration import MAX_BOXES_PER_SAMPLE
-from datasets.nuscenes.values import NAME, QUATERNION, SCORE, SIZE, VECTOR, Kind, is_vector, read_json, refuse_value
+from datasets.nuscenes.detection_metric.results_file import Findings, ResultsFile
+from datasets.nuscenes.tracking_metric.results_tracks import read_tracks
 from datasets.tracks import Tracks
 
 
-def _is_track_name(value: Any) -> bool:
-    # Some systems number their tracks; the devkit takes that, too.
-    return NAME.accepts(value) or type(value) is int
+@dataclass(frozen=True)
+class TrackingResults:
+    """What a results file holds. `meta`: as it stands there. `tracks`: global, float64, by sample token."""
 
-
-_BOX_FIELDS: tuple[tuple[str, Kind], ...] = (
-    ("sample_token", NAME),
-    ("translation", VECTOR),
-    ("size", SIZE),
-    ("rotation", QUATERNION),
-    ("velocity", Kind(lambda value: is_vector(value, 2), "2 finite numbers")),
-    ("tracking_id", Kind(_is_track_name, "text that is not empty, or a whole number")),
-    ("tracking_name", Kind(lambda value: value in TRACKING_CLASSES, "one of the seven tracking classes")),
-    ("tracking_score", SCORE),
-)
+    meta: Mapping[str, Any]
+    tracks: Mapping[str, Tracks]
 
 
 def write_tracking_results(path: Path, tracks_global: Mapping[str, Tracks], modalities: Sequence[str]) -> None:
@@ -53,40 +43,60 @@ def write_tracking_results(path: Path, tracks_global: Mapping[str, Tracks], moda
     write_atomically(path, json.dumps({"meta": meta, "results": results}).encode())
 
 
-def read_tracking_results(path: Path) -> dict[str, Tracks]:
-    """The tracks (global, float64) of a results file, by sample token.
+def read_tracking_results(
+    path: Path, samples: Collection[str] | None = None, subject: str = "the tracks"
+) -> TrackingResults:
+    """The tracks of a results file. Boxes whose `num_pts` is 0 are left out, as the official metric does.
 
-    Raises InputRefused for a file that is not in the format, naming sample token and field.
+    `samples`: the tokens that the file is to have; None: whichever it has. `subject`: of whose problems is told.
+    Raises InputRefused, with every finding, for a file that is not in the format or has not just these samples.
     """
-    return tracks_of_results(path, read_json(path))
-
-
-def tracks_of_results(path: Path, content: Any) -> dict[str, Tracks]:
-    """As `read_tracking_results`, of what stands in the file `path`."""
-    results = content.get("results") if isinstance(content, dict) else None
-    if not isinstance(results, dict) or not isinstance(content.get("meta"), dict):
-        raise InputRefused(f"{path}: expected an object with the fields meta and results (nuScenes tracking results).")
-    return {token: _read_sample(path, token, records) for token, records in results.items()}
+    findings = Findings(path)
+    tracks: dict[str, Tracks] = {}
+    expected = None if samples is None else set(samples)
+    file = ResultsFile(path, findings)
+    for token, content in file:
+        if expected is not None and token not in expected:
+            findings.add(f"sample {token!r:.80}: not in the split")
+            continue
+        tracks[token], problems = read_tracks(token, content)
+        findings.add(*problems)
+    findings.add(*(f"sample {token!r:.80}: missing" for token in samples or () if token not in tracks))
+    findings.refuse(subject)
+    return TrackingResults(file.meta, tracks)
 
 
 def holds_tracks(path: Path) -> bool:
-    """Whether a results file is of tracking: its first box has a tracking_id.
+    """Whether a results file is of tracking: its first box has a tracking_id. The file is read up to that box.
 
     False for one without any box, which is of detection as well. Raises InputRefused for a file that is not JSON.
     """
-    content = read_json(path)
-    results = content.get("results") if isinstance(content, dict) else None
-    samples = results.values() if isinstance(results, dict) else ()
-    first = next((records[0] for records in samples if isinstance(records, list) and records), None)
-    return isinstance(first, dict) and "tracking_id" in first
+    for _, content in ResultsFile(path, Findings(path)):
+        records = _parsed(content)
+        if records:
+            return isinstance(records[0], dict) and "tracking_id" in records[0]
+    return False
 
 
 def modalities_of_results(path: Path) -> tuple[str, ...]:
-    """What the detector used, as `meta` of a results file (of either task) has it: camera, lidar, radar."""
-    content = read_json(path)
-    meta = content.get("meta") if isinstance(content, dict) else None
-    flags = meta if isinstance(meta, dict) else {}
-    return tuple(sensor for sensor in ("camera", "lidar", "radar") if flags.get(f"use_{sensor}") is True)
+    """What the detector used, as `meta` of a results file (of either task) has it: camera, lidar, radar.
+
+    The file is read up to there. Raises InputRefused for one that is not JSON, or has not the two parts of results.
+    """
+    file = ResultsFile(path, Findings(path))
+    for _ in file:
+        if file.meta:
+            break
+    return tuple(sensor for sensor in ("camera", "lidar", "radar") if file.meta.get(f"use_{sensor}") is True)
+
+
+def _parsed(content: bytes) -> list[Any]:
+    """The boxes of a sample, not checked; none where that is no list, which is found when the file is read."""
+    try:
+        records = json.loads(content)
+    except (ValueError, RecursionError):
+        return []
+    return records if isinstance(records, list) else []
 
 
 def _sample_records(token: str, tracks: Tracks) -> list[dict[str, Any]]:
@@ -116,43 +126,3 @@ def _sample_records(token: str, tracks: Tracks) -> list[dict[str, Any]]:
         }
         for row in best
     ]
-
-
-def _read_sample(path: Path, token: str, records: Any) -> Tracks:
-    if not isinstance(records, list):
-        raise InputRefused(f"{path}: sample {token!r}: expected a list of boxes, found {type(records).__name__}.")
-    if len(records) > MAX_BOXES_PER_SAMPLE:
-        expected = f"at most {MAX_BOXES_PER_SAMPLE} boxes a sample"
-        raise InputRefused(f"{path}: sample {token!r}: expected {expected}, found {len(records)}.")
-    seen: set[tuple[str, str]] = set()
-    for record in records:
-        _check_box(path, token, record)
-        # Some systems number the tracks of each class from 1; the devkit takes that, too.
-        track = (record["tracking_name"], str(record["tracking_id"]))
-        if track in seen:
-            refuse_value(path, token, "tracking_id", "each track of a class at most once in a sample", track[1])
-        seen.add(track)
-
-    def floats(name: str, width: int) -> torch.Tensor:
-        return torch.tensor([record[name] for record in records], dtype=torch.float64).reshape(-1, width)
-
-    boxes = Boxes3D(
-        centers=floats("translation", 3),
-        sizes_wlh=floats("size", 3),
-        yaws=torch.tensor([yaw_of_quaternion(record["rotation"]) for record in records], dtype=torch.float64),
-        velocities=floats("velocity", 2),
-        labels=torch.tensor([DETECTION_CLASSES.index(record["tracking_name"]) for record in records]).long(),
-        scores=floats("tracking_score", 1)[:, 0],
-        attributes=torch.full((len(records),), -1),
-    )
-    return Tracks(boxes, tuple(str(record["tracking_id"]) for record in records))
-
-
-def _check_box(path: Path, token: str, record: Any) -> None:
-    if not isinstance(record, dict):
-        raise InputRefused(f"{path}: sample {token!r}: expected boxes as objects, found {type(record).__name__}.")
-    for name, kind in _BOX_FIELDS:
-        if not kind.accepts(record.get(name)):
-            refuse_value(path, token, name, kind.expected, record.get(name))
-    if record["sample_token"] != token:
-        refuse_value(path, token, "sample_token", "the token that the box is filed under", record["sample_token"])

@@ -24,6 +24,7 @@ from datasets.nuscenes.index.opening import open_index
 from tools.benchmarks.cost import Cost, in_new_process, measured
 from tools.benchmarks.evaluation_problem import SPLIT, VERSION, ProblemSize, results_path, write_problem
 from tools.benchmarks.machine import this_machine
+from tools.benchmarks.tracking_metric import compare_tracking, refuse_without_motmetrics
 
 # The first opens the dataset and is not counted: one does it once for many results.
 _STEPS = ("open the tables", "read the annotations", "read the results", "filter", "match, curves, figures")
@@ -42,6 +43,8 @@ class EvaluationBench:
     """Boxes of a sample in the results, up to 500."""
     scratch: Path | None = None
     """A folder for the generated files, up to a gigabyte; they are removed. Default: the system's."""
+    tracking: bool = False
+    """Also the tracking metric, on a tenth of the scenes; needs the package motmetrics."""
     output: Path | None = None
     """A JSON file for the figures."""
 
@@ -108,14 +111,21 @@ def bench_evaluation(arguments: EvaluationBench) -> Path | None:
     scratch = Path(tempfile.gettempdir()) if arguments.scratch is None else arguments.scratch
     if not scratch.is_dir():
         raise InputRefused(f"{scratch} is no folder: name one for the generated files with --scratch.")
+    if arguments.tracking:
+        refuse_without_motmetrics()
     machine = this_machine()
     print(machine.text(), flush=True)
     figures = compare(scratch, ProblemSize(arguments.scenes, detections=arguments.detections))
-    print("\n".join(figures.lines()))
+    print("\n".join(figures.lines()), flush=True)
+    tracking = compare_tracking(scratch, max(1, arguments.scenes // 10)) if arguments.tracking else None
+    if tracking is not None:
+        print("\n".join(tracking.lines()))
     if arguments.output is None:
         return None
     ratios = {name: getattr(figures, name) for name in ("matching_ratio", "whole_ratio", "memory_ratio")}
     content = {"machine": asdict(machine), **asdict(figures), **ratios}
+    if tracking is not None:
+        content["tracking"] = {**asdict(tracking), "ratio": tracking.ratio}
     write_atomically(arguments.output, (json.dumps(content, indent=2) + "\n").encode())
     return arguments.output
 

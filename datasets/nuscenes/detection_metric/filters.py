@@ -1,12 +1,12 @@
 """Which boxes count: the devkit's `filter_eval_boxes`."""
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int
 from numpy.typing import NDArray
 
 from datasets.classes import DETECTION_CLASSES
 from datasets.nuscenes.detection_metric.arithmetic import dots, rotation_matrices
-from datasets.nuscenes.detection_metric.boxes import Array, BicycleRacks, BoxColumns, DetectedBoxes, TruthBoxes
+from datasets.nuscenes.detection_metric.boxes import Array, BicycleRacks, DetectedBoxes, TruthBoxes
 from datasets.nuscenes.detection_metric.configuration import CLASS_RANGES, CYCLES
 
 _RANGES = np.array([CLASS_RANGES[name] for name in DETECTION_CLASSES], dtype=np.float64)
@@ -24,24 +24,24 @@ def counted(boxes: TruthBoxes | DetectedBoxes, racks: BicycleRacks) -> Bool[Arra
     """
     kept: NDArray[np.bool_] = (boxes.ego_distance < _RANGES[boxes.label]) & (boxes.num_pts != 0)
     cycles = np.flatnonzero(kept & _IS_CYCLE[boxes.label])
-    kept[cycles[_in_a_rack(boxes, cycles, racks)]] = False
+    kept[cycles[in_a_rack(boxes.sample[cycles], boxes.translation[cycles], racks)]] = False
     return kept
 
 
-def _in_a_rack(boxes: BoxColumns, rows: Int64[Array, "K"], racks: BicycleRacks) -> Bool[Array, "K"]:
-    """Which boxes (K rows) have their centre in or on a rack of their sample."""
-    first, last = (np.searchsorted(racks.sample, boxes.sample[rows], side=side) for side in ("left", "right"))
+def in_a_rack(sample: Int[Array, "K"], center: Float64[Array, "K 3"], racks: BicycleRacks) -> Bool[Array, "K"]:
+    """Which centres (metres, global), each in a sample, are in or on a rack of that sample."""
+    first, last = (np.searchsorted(racks.sample, sample, side=side) for side in ("left", "right"))
     counts = last - first
-    of_pair = np.repeat(np.arange(len(rows)), counts)
+    of_pair = np.repeat(np.arange(len(sample)), counts)
     rack = np.arange(len(of_pair)) - np.repeat(np.cumsum(counts) - counts, counts) + first[of_pair]
     half = racks.size[:, [1, 0, 2]] / 2
     corners = np.matmul(rotation_matrices(racks.rotation), half[:, :, None] * _CORNERS)
     corners = (corners + racks.translation[:, :, None])[rack]
     origin = corners[:, :, _FIRST]
-    offset = boxes.translation[rows][of_pair] - origin
+    offset = center[of_pair] - origin
     inside = np.ones(len(rack), dtype=np.bool_)
     for neighbour in (_ALONG_X, _ALONG_Y, _ALONG_Z):
         edge = corners[:, :, neighbour] - origin
         along = dots(edge, offset)
         inside &= (along >= 0) & (along <= dots(edge, edge))
-    return np.bincount(of_pair[inside], minlength=len(rows)) > 0
+    return np.bincount(of_pair[inside], minlength=len(sample)) > 0

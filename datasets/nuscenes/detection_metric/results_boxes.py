@@ -1,9 +1,7 @@
 """The boxes of one sample of a results file: as columns, or what is wrong with each of them."""
 
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -13,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.classes import ATTRIBUTES, DETECTION_CLASSES
+from datasets.nuscenes.detection_metric.box_findings import NO_POINTS_KNOWN, POINTS, Field, is_number, look_through
 from datasets.nuscenes.detection_metric.configuration import MAX_BOXES_PER_SAMPLE
 
 _LABELS = {name: label for label, name in enumerate(DETECTION_CLASSES)}
 _ATTRIBUTES = {name: number for number, name in enumerate(ATTRIBUTES)} | {"": -1}
-_NO_POINTS_KNOWN = -1
 Columns = dict[str, NDArray[Any]]
 
 
@@ -30,7 +28,7 @@ class _Box(msgspec.Struct, gc=False):
     detection_name: str
     detection_score: float
     attribute_name: str
-    num_pts: int = _NO_POINTS_KNOWN
+    num_pts: int = NO_POINTS_KNOWN
 
 
 _decoder = msgspec.json.Decoder(list[_Box])
@@ -81,25 +79,8 @@ def _columns(boxes: Sequence[_Box]) -> Columns:
     }
 
 
-@dataclass(frozen=True)
-class _Field:
-    """What a field of a box may hold, and what is said of one that holds something else."""
-
-    name: str
-    accepts: Callable[[Any], bool]
-    expected: str
-
-
-def _is_number(value: Any) -> bool:
-    """A number of JSON that a float can hold; NaN among them, infinity not."""
-    try:
-        return type(value) in (int, float) and not math.isinf(float(value))
-    except OverflowError:
-        return False
-
-
 def _are_numbers(value: Any, length: int) -> bool:
-    return type(value) is list and len(value) == length and all(map(_is_number, value))
+    return type(value) is list and len(value) == length and all(map(is_number, value))
 
 
 def _are_finite(value: Any, length: int) -> bool:
@@ -107,55 +88,22 @@ def _are_finite(value: Any, length: int) -> bool:
 
 
 _FIELDS = (
-    _Field("translation", lambda value: _are_finite(value, 3), "3 finite numbers"),
-    _Field(
-        "size", lambda value: _are_finite(value, 3) and min(value) > 0, "3 positive numbers (width, length, height)"
-    ),
-    _Field("rotation", lambda value: _are_finite(value, 4) and any(value), "a quaternion [w, x, y, z] that is not 0"),
-    _Field("velocity", lambda value: _are_numbers(value, 2), "2 numbers, NaN where unknown"),
-    _Field("detection_name", lambda value: type(value) is str and value in _LABELS, "one of the ten detection classes"),
-    _Field("detection_score", lambda value: _is_number(value) and math.isfinite(value), "a finite number"),
-    _Field("attribute_name", lambda value: type(value) is str and value in _ATTRIBUTES, "a nuScenes attribute or ''"),
-    _Field("num_pts", lambda value: _is_number(value) and -(2**62) < value < 2**62, "a number of points"),
+    Field("translation", lambda value: _are_finite(value, 3), "3 finite numbers"),
+    Field("size", lambda value: _are_finite(value, 3) and min(value) > 0, "3 positive numbers (width, length, height)"),
+    Field("rotation", lambda value: _are_finite(value, 4) and any(value), "a quaternion [w, x, y, z] that is not 0"),
+    Field("velocity", lambda value: _are_numbers(value, 2), "2 numbers, NaN where unknown"),
+    Field("detection_name", lambda value: type(value) is str and value in _LABELS, "one of the ten detection classes"),
+    Field("detection_score", lambda value: is_number(value) and math.isfinite(value), "a finite number"),
+    Field("attribute_name", lambda value: type(value) is str and value in _ATTRIBUTES, "a nuScenes attribute or ''"),
+    POINTS,
 )
 
 
 def _looked_through(token: str, content: bytes) -> tuple[Columns, list[str]]:
-    try:
-        records = json.loads(content)
-    except RecursionError:
-        return no_boxes(), [f"sample {token!r:.80}: nested too deeply"]
-    except ValueError as error:
-        return no_boxes(), [f"sample {token!r:.80}: not valid JSON: {error}"]
-    if type(records) is not list:
-        return no_boxes(), [f"sample {token!r:.80}: expected a list of boxes, found {type(records).__name__}"]
-    findings = []
-    if len(records) > MAX_BOXES_PER_SAMPLE:
-        most = f"at most {MAX_BOXES_PER_SAMPLE} boxes a sample"
-        findings.append(f"sample {token!r:.80}: expected {most}, found {len(records)}")
-    for number, record in enumerate(records):
-        findings += [f"sample {token!r:.80}, box {number}{finding}" for finding in _findings(token, record)]
+    records, findings = look_through(token, content, _FIELDS)
     return (no_boxes(), findings) if findings else (_columns([_box(record) for record in records]), [])
-
-
-def _findings(token: str, record: Any) -> list[str]:
-    if type(record) is not dict:
-        return [f": expected an object, found {type(record).__name__}"]
-    owner = _Field("sample_token", lambda value: value == token, "the token that the box is filed under")
-    return [
-        f", field {field.name}: expected {field.expected}, {_shown(record, field.name)}"
-        for field in (owner, *_FIELDS)
-        if not field.accepts(record.get(field.name)) and (field.name != "num_pts" or "num_pts" in record)
-    ]
-
-
-def _shown(record: dict[str, Any], name: str) -> str:
-    if name not in record:
-        return "which is missing"
-    shown = repr(record[name])
-    return f"found {shown if len(shown) <= 100 else shown[:100] + ' ...'}"
 
 
 def _box(record: dict[str, Any]) -> _Box:
     fields = {name: value for name, value in record.items() if name in _Box.__struct_fields__}
-    return _Box(**fields | {"num_pts": int(record.get("num_pts", _NO_POINTS_KNOWN))})
+    return _Box(**fields | {"num_pts": int(record.get("num_pts", NO_POINTS_KNOWN))})

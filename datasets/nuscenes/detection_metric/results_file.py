@@ -87,6 +87,5 @@ class ResultsFile:
 
     def _refuse(self) -> None:
         raise InputRefused(
-            f"{self._path}: expected an object with the fields meta and results, each an object (nuScenes detection "
-            "results)."
+            f"{self._path}: expected an object with the fields meta and results, each an object (nuScenes results)."
         )

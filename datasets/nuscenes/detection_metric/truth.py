@@ -37,7 +37,7 @@ def load_truth(index: NuScenesIndex, version: str, split: str, where: Path) -> D
             f"{where / 'sample_annotation.json'}: the split {split!r} has no annotations of the ten detection classes, "
             "so there is nothing to evaluate against."
         )
-    return DetectionTruth(samples, TruthBoxes(**boxes), _racks(index, scenes, starts))
+    return DetectionTruth(samples, TruthBoxes(**boxes), racks_of(index, scenes))
 
 
 def _samples(names: tuple[str, ...], scenes: Sequence[SceneRecords]) -> EvaluatedSamples:
@@ -92,7 +92,9 @@ def _attributes(index: NuScenesIndex, scene: SceneRecords, rows: NDArray[np.int6
     return np.asarray(np.array([*known, -1], dtype=np.int32)[first])  # -1, none, leads to the last one
 
 
-def _racks(index: NuScenesIndex, scenes: Sequence[SceneRecords], starts: NDArray[np.int64]) -> BicycleRacks:
+def racks_of(index: NuScenesIndex, scenes: Sequence[SceneRecords]) -> BicycleRacks:
+    """The bicycle racks of these scenes; `sample` counts through all of the scenes' samples, scene after scene."""
+    starts = np.cumsum([0, *(len(scene.samples.token) for scene in scenes)])
     is_rack = np.array([category == BICYCLE_RACK for category in index.categories], dtype=np.bool_)
     rows = [np.flatnonzero(is_rack[index.category_of_instance[scene.annotations.instance]]) for scene in scenes]
     samples = [

@@ -18,8 +18,7 @@ from datasets.nuscenes.tracking_metric.accumulate import class_frames
 from datasets.nuscenes.tracking_metric.config import TrackingMetricConfig
 from datasets.nuscenes.tracking_metric.curves import METRICS, ClassCurves, class_curves, over_classes, summarized
 from datasets.nuscenes.tracking_metric.rows import annotated_rows, frames_of, predicted_rows
-from datasets.nuscenes.tracking_results import tracks_of_results
-from datasets.nuscenes.values import read_json
+from datasets.nuscenes.tracking_results import read_tracking_results
 from datasets.tracks import Tracks
 
 
@@ -54,11 +53,11 @@ def evaluate_tracking(
     index = open_index(root, version)
     names = scenes_of_split(split, index.scene_names, version, where=str(root / version))
     scenes = [index.scene(index.scene_names.index(name)) for name in names]
-    content = read_json(results_path)
-    tracks = tracks_of_results(results_path, content)
-    _check_samples(results_path, split, set(tracks), {token for scene in scenes for token in scene.samples.token})
-    metrics = measure_tracks(index, scenes, tracks, split, where=str(root / version))
-    _write_json(metrics, content["meta"], time.perf_counter() - began, output_dir)
+    samples = [token for scene in scenes for token in scene.samples.token]
+    subject = f"the tracks for the split {split!r:.80}, which has {len(samples)} samples"
+    results = read_tracking_results(results_path, samples, subject)
+    metrics = measure_tracks(index, scenes, results.tracks, split, where=str(root / version))
+    _write_json(metrics, results.meta, time.perf_counter() - began, output_dir)
     return metrics
 
 
@@ -93,15 +92,6 @@ def measure_tracks(
         scene_count=len(scenes),
         official_scene_count=len(official_scenes(split)) if split in OFFICIAL_SPLITS else None,
     )
-
-
-def _check_samples(results_path: Path, split: str, found: set[str], expected: set[str]) -> None:
-    if found != expected:
-        raise InputRefused(
-            f"{results_path}: the results are not those of the split {split!r}: it has {len(expected)} samples, the "
-            f"results have {len(found)}, of which {len(found - expected)} are not in the split; "
-            f"{len(expected - found)} samples of the split are missing."
-        )
 
 
 def _write_json(metrics: TrackingMetrics, meta: Any, seconds: float, output_dir: Path) -> None:

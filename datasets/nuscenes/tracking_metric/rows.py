@@ -11,25 +11,25 @@ from jaxtyping import Bool, Float64, Int64
 
 from datasets.classes import CLASS_OF_CATEGORY, DETECTION_CLASSES, LIDAR_CHANNEL, TRACKING_CLASSES
 from datasets.faults import InputRefused
+from datasets.nuscenes.detection_metric.boxes import BicycleRacks
+from datasets.nuscenes.detection_metric.configuration import CYCLES
+from datasets.nuscenes.detection_metric.filters import in_a_rack
+from datasets.nuscenes.detection_metric.truth import racks_of
 from datasets.nuscenes.index.records import Array, NuScenesIndex, SceneRecords
-from datasets.nuscenes.tracking_metric.racks import Rack, inside_any, racks_of_sample
 from datasets.tracks import Tracks
 
-_TWO_WHEELERS = (TRACKING_CLASSES.index("bicycle"), TRACKING_CLASSES.index("motorcycle"))
+_IS_CYCLE = np.array([name in CYCLES for name in TRACKING_CLASSES])
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The F samples of a split, scene by scene and by time. Metres (global) for where the vehicle was.
-
-    `racks`: the bicycle racks of those samples that have some, by the sample's number.
-    """
+    """The F samples of a split, scene by scene and by time. Metres (global) for where the vehicle was."""
 
     token: Sequence[str]
     scene: Int64[Array, "F"]
     timestamp_us: Int64[Array, "F"]
     ego_position: Float64[Array, "F 3"]
-    racks: Mapping[int, Sequence[Rack]]
+    racks: BicycleRacks
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,8 @@ def frames_of(index: NuScenesIndex, scenes: Sequence[SceneRecords], where: str) 
     Raises InputRefused, naming `where`, for a sample without a keyframe of LIDAR_TOP: ranges count from its pose.
     """
     tokens: list[str] = []
-    racks: dict[int, Sequence[Rack]] = {}
     for scene in scenes:
         _check_lidar(index, scene, where)
-        for sample in range(len(scene.samples.token)):
-            if found := racks_of_sample(index, scene, sample):
-                racks[len(tokens) + sample] = found
         tokens += scene.samples.token
     counts = [len(scene.samples.token) for scene in scenes]
     return Frames(
@@ -71,7 +67,7 @@ def frames_of(index: NuScenesIndex, scenes: Sequence[SceneRecords], where: str) 
         scene=np.repeat(np.arange(len(scenes)), counts),
         timestamp_us=np.concatenate([scene.samples.timestamp for scene in scenes]),
         ego_position=np.concatenate([s.sample_data.pose_translation[s.samples.reference] for s in scenes]),
-        racks=racks,
+        racks=racks_of(index, scenes),
     )
 
 
@@ -154,15 +150,12 @@ def concatenated(parts: Sequence[TrackRows]) -> TrackRows:
 
 
 def in_sight(rows: TrackRows, frames: Frames, ranges: Mapping[str, int]) -> TrackRows:
-    """The boxes nearer than their class's range, without two-wheelers whose centre is in a bicycle rack."""
+    """The boxes nearer than their class's range, without cycles whose centre is in a bicycle rack."""
     offsets = rows.center[:, :2] - frames.ego_position[rows.frame, :2]
     distances = np.sqrt(offsets[:, 0] * offsets[:, 0] + offsets[:, 1] * offsets[:, 1])
     kept = distances < np.array([ranges[name] for name in TRACKING_CLASSES], dtype=np.float64)[rows.label]
-    wheelers = np.flatnonzero(kept & np.isin(rows.label, _TWO_WHEELERS))
-    for row in wheelers.tolist():
-        racks = frames.racks.get(int(rows.frame[row]))
-        if racks and inside_any(racks, rows.center[row]):
-            kept[row] = False
+    cycles = np.flatnonzero(kept & _IS_CYCLE[rows.label])
+    kept[cycles[in_a_rack(rows.frame[cycles], rows.center[cycles], frames.racks)]] = False
     return rows[kept]
 
 
