@@ -200,9 +200,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         returns[:, column : column + 2] = along
         for state, value in (("invalid_state", 0.0), ("ambig_state", 3.0)):
             returns[:, RADAR_FIELDS.index(state)] = value
-        objects.append(RecordedObject(str(number), box, points, returns, None))
+        objects.append(RecordedObject(str(number), "scene-0001", box, points, returns, None))
     folder = tmp_path_factory.mktemp("paste") / "objects"
-    write_object_database(folder, objects, lidar_sweeps=CONFIG.lidar_sweeps, radar_sweeps=CONFIG.radar_sweeps)
+    sweeps = {"lidar_sweeps": CONFIG.lidar_sweeps, "radar_sweeps": CONFIG.radar_sweeps}
+    write_object_database(folder, objects, version="v1.0-mini", **sweeps)
     return folder
 
 

@@ -234,14 +234,13 @@ def test_weights_of_modalities_are_shares(kind: FusionKind) -> None:
 @every_strategy
 def test_bfloat16_stays_near_float32(kind: FusionKind) -> None:
     network, batch = detector(kind).eval(), batch_of(1)
-    assert batch.boxes is not None
     exact = network(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         predictions = network(batch)
-        losses = network.losses(predictions, batch.boxes)
+        losses = network.losses(predictions, batch)
     losses.total.backward()
     assert (predictions.bev.float() - exact.bev).abs().mean() < 0.02 * exact.bev.abs().mean()
-    torch.testing.assert_close(losses.total, network.losses(exact, batch.boxes).total, rtol=0.02, atol=0.0)
+    torch.testing.assert_close(losses.total, network.losses(exact, batch).total, rtol=0.02, atol=0.0)
     assert all(value.grad is None or value.grad.isfinite().all() for value in network.parameters())
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration.rig import EgoState
-from calibration.transforms import Transform, interpolate_poses, invert, yaw_of
+from calibration.transforms import Transform, interpolate_poses
 from datasets.nuscenes.can_bus import GpsTrack, VehicleMotion
 
 _GRAVITY = 9.81
@@ -95,11 +95,35 @@ def motion_from_poses(
         return torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0.0
     times = [start, (start + end) // 2, end]
     poses = track.at(times)
-    seconds = torch.tensor([(time - time_us) * 1e-6 for time in times], dtype=torch.float64)
-    offsets_ego = (poses[:, :3, 3] - global_from_ego[:3, 3]) @ global_from_ego[:3, :3]
-    yaws = yaw_of(invert(global_from_ego) @ poses)[:, None]
-    degree = 2 if end - start >= _MIN_WINDOW_FOR_ACCELERATION_US else 1
-    powers = torch.stack([seconds**power for power in range(degree + 1)], dim=1)
-    fit = torch.linalg.lstsq(powers, torch.cat([offsets_ego, yaws], dim=1)).solution
-    acceleration = 2 * fit[2, :3] if degree == 2 else torch.zeros(3, dtype=torch.float64)
-    return fit[1, :3], acceleration, float(fit[1, 3])
+    offsets_ego = _turned(poses[:, :3, 3] - global_from_ego[:3, 3], global_from_ego)
+    forward_ego = _turned(poses[:, :3, 0], global_from_ego)
+    yaws = torch.atan2(forward_ego[:, 1], forward_ego[:, 0])
+    values = torch.cat([offsets_ego, yaws[:, None]], dim=1)
+    seconds = [(time - time_us) * 1e-6 for time in times]
+    first, second = _derivatives(seconds, parabola=end - start >= _MIN_WINDOW_FOR_ACCELERATION_US)
+    rates = first[0] * values[0] + first[1] * values[1] + first[2] * values[2]
+    bends = second[0] * values[0] + second[1] * values[1] + second[2] * values[2]
+    return rates[:3], bends[:3], float(rates[3])
+
+
+# Both are written out. Solvers and matrix products of a library give other last bits with other places in memory: the
+# same frame would not be the same twice.
+
+
+def _turned(vectors_global: Float64[Tensor, "3 3"], global_from_ego: Transform) -> Float64[Tensor, "3 3"]:
+    """Three directions in global, in ego axes."""
+    x, y, z = vectors_global[:, 0:1], vectors_global[:, 1:2], vectors_global[:, 2:3]
+    return x * global_from_ego[0, :3] + y * global_from_ego[1, :3] + z * global_from_ego[2, :3]
+
+
+def _derivatives(times: list[float], *, parabola: bool) -> tuple[list[float], list[float]]:
+    """What to multiply the values at three times by to get the first and second derivative at time 0: of the parabola
+    through them, or of the line that is nearest to them.
+    """
+    if parabola:
+        others = [(times[1], times[2]), (times[0], times[2]), (times[0], times[1])]
+        scales = [1.0 / ((time - a) * (time - b)) for time, (a, b) in zip(times, others, strict=True)]
+        return [-(a + b) * scale for (a, b), scale in zip(others, scales, strict=True)], [2.0 * s for s in scales]
+    mean = sum(times) / 3
+    spread = sum((time - mean) ** 2 for time in times)
+    return [(time - mean) / spread for time in times], [0.0, 0.0, 0.0]
