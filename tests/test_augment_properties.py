@@ -200,13 +200,14 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         returns[:, column : column + 2] = along
         for state, value in (("invalid_state", 0.0), ("ambig_state", 3.0)):
             returns[:, RADAR_FIELDS.index(state)] = value
-        objects.append(RecordedObject(str(number), box, points, returns, None))
+        objects.append(RecordedObject(str(number), "recorded", box, points, returns, None))
     folder = tmp_path_factory.mktemp("paste") / "objects"
-    write_object_database(folder, objects, lidar_sweeps=CONFIG.lidar_sweeps, radar_sweeps=CONFIG.radar_sweeps)
+    sweeps = {"lidar_sweeps": CONFIG.lidar_sweeps, "radar_sweeps": CONFIG.radar_sweeps}
+    write_object_database(folder, objects, version="v1.0-mini", **sweeps)
     return folder
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(frame=odd_frames(), augmentation=augmentations, seed=st.integers(0, 2**31), turn=st.sampled_from([0.0, math.pi]))
 def test_pasted_objects_move_with_everything(
     database: Path, frame: LogFrame, augmentation: Augmentation, seed: int, turn: float
