@@ -207,7 +207,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(frame=odd_frames(), augmentation=augmentations, seed=st.integers(0, 2**31), turn=st.sampled_from([0.0, math.pi]))
 def test_pasted_objects_move_with_everything(
     database: Path, frame: LogFrame, augmentation: Augmentation, seed: int, turn: float
