@@ -14,6 +14,8 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from datasets.dgp.reader import DgpReader
@@ -136,7 +138,7 @@ def test_pack_then_read_is_the_identity_for_odd_frames(drawn: list[LogFrame], sa
     """Absent and broken sensors, empty sweeps, no annotations and empty ones, unknown velocities, no past."""
     odd = [dataclasses.replace(frame, token=f"token-{number}") for number, frame in enumerate(drawn)]
     with tempfile.TemporaryDirectory() as folder:
-        pack(odd, Path(folder) / "shards", source="drawn", split="all", samples_per_shard=samples_per_shard)
+        pack(odd, Path(folder) / "shards", CONTENTS, samples_per_shard=samples_per_shard)
         reader = ShardReader(str(Path(folder) / "shards"))
         assert reader.frame_tokens("all") == tuple(frame.token for frame in odd)
         for frame in odd:
