@@ -1,12 +1,13 @@
 """Batches of random data that look like driving: for tests of the network, which need shapes and not a world."""
 
 import math
+from dataclasses import replace
 
 import torch
 
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES_OF_CLASS
-from datasets.samples.batch import Batch, collate
+from datasets.samples.batch import Batch, PointBatch, collate
 from datasets.samples.sample import Sample
 
 
@@ -97,3 +98,28 @@ def _camera_pose(yaw: float) -> torch.Tensor:
     pose[:3, :3] = torch.stack([right, torch.tensor([0.0, 0.0, -1.0]), forward], dim=1)
     pose[:3, 3] = torch.tensor([0.0, 0.0, 1.5])
     return pose
+
+
+def sample_of(batch: Batch, index: int) -> Batch:
+    """One sample of a batch, as a batch of its own."""
+
+    def cloud(points: PointBatch) -> PointBatch:
+        return PointBatch.of([points.points[points.sample_index == index]])
+
+    one = slice(index, index + 1)
+    return replace(
+        batch,
+        tokens=batch.tokens[one],
+        images=batch.images[one],
+        intrinsics=batch.intrinsics[one],
+        ego_from_cam=batch.ego_from_cam[one],
+        camera_available=batch.camera_available[one],
+        lidar=cloud(batch.lidar),
+        lidar_available=batch.lidar_available[one],
+        radar=cloud(batch.radar),
+        radar_available=batch.radar_available[one],
+        ego_motion=batch.ego_motion[one],
+        ego_motion_valid=batch.ego_motion_valid[one],
+        global_from_ego=batch.global_from_ego[one],
+        boxes=None if batch.boxes is None else batch.boxes[one],
+    )

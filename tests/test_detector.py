@@ -19,7 +19,7 @@ from perception.presets import base, tiny
 from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.tasks.task_weights import TaskWeightsConfig
-from tests.random_batch import random_batch
+from tests.random_batch import random_batch, sample_of
 from tests.small_run import small_detector
 
 
@@ -214,29 +214,6 @@ def test_a_batch_of_two_equals_two_batches_of_one() -> None:
         alone = network(sample_of(pair, index))
         assert torch.allclose(together.bev[index], alone.bev[0], atol=1e-5)
         assert torch.allclose(together.head.heatmap_logits[index], alone.head.heatmap_logits[0], atol=1e-5)
-
-
-def sample_of(batch: Batch, index: int) -> Batch:
-    def cloud(points: PointBatch) -> PointBatch:
-        return PointBatch.of([points.points[points.sample_index == index]])
-
-    one = slice(index, index + 1)
-    return replace(
-        batch,
-        tokens=batch.tokens[one],
-        images=batch.images[one],
-        intrinsics=batch.intrinsics[one],
-        ego_from_cam=batch.ego_from_cam[one],
-        camera_available=batch.camera_available[one],
-        lidar=cloud(batch.lidar),
-        lidar_available=batch.lidar_available[one],
-        radar=cloud(batch.radar),
-        radar_available=batch.radar_available[one],
-        ego_motion=batch.ego_motion[one],
-        ego_motion_valid=batch.ego_motion_valid[one],
-        global_from_ego=batch.global_from_ego[one],
-        boxes=None if batch.boxes is None else batch.boxes[one],
-    )
 
 
 def test_detect_keeps_the_mode_and_changes_no_state() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datasets.boxes import Boxes3D
-from datasets.samples.batch import MODALITIES, Batch, PointBatch
+from datasets.samples.batch import MODALITIES, Batch
 from perception.detector import Detector, DetectorConfig, Predictions
 from perception.fusion.attention import AttentionFusionConfig
 from perception.fusion.build import FusionKind, fusion_config
@@ -19,7 +19,7 @@ from perception.heads.query_head import QueryHeadConfig
 from perception.lidar_branch import VoxelEncoderConfig
 from perception.modality_dropout import mask_modalities
 from tests.devkit_ap import mean_average_precision
-from tests.random_batch import random_batch
+from tests.random_batch import random_batch, sample_of
 from tests.small_run import small_detector
 
 KINDS: tuple[FusionKind, ...] = get_args(FusionKind)
@@ -151,28 +151,6 @@ def logits_of(predictions: Predictions, index: int) -> list[torch.Tensor]:
         for sensor, outputs in head.by_sensor.items()
         if index in head.samples[sensor]
     ]
-
-
-def sample_of(batch: Batch, index: int) -> Batch:
-    def cloud(points: PointBatch) -> PointBatch:
-        return PointBatch.of([points.points[points.sample_index == index]])
-
-    one = slice(index, index + 1)
-    return Batch(
-        tokens=batch.tokens[one],
-        images=batch.images[one],
-        intrinsics=batch.intrinsics[one],
-        ego_from_cam=batch.ego_from_cam[one],
-        camera_available=batch.camera_available[one],
-        lidar=cloud(batch.lidar),
-        lidar_available=batch.lidar_available[one],
-        radar=cloud(batch.radar),
-        radar_available=batch.radar_available[one],
-        ego_motion=batch.ego_motion[one],
-        ego_motion_valid=batch.ego_motion_valid[one],
-        global_from_ego=batch.global_from_ego[one],
-        boxes=None if batch.boxes is None else batch.boxes[one],
-    )
 
 
 @pytest.mark.slow

@@ -12,14 +12,14 @@ from tyro.conf import Positional, arg
 from datasets.atomic_file import write_atomically
 from datasets.classes import DETECTION_CLASSES
 from datasets.faults import InputRefused
-from datasets.nuscenes.detection_analysis.analysis import SEED, rough, too_few_scenes
+from datasets.nuscenes.detection_analysis.analysis import SEED, known, rough, too_few_scenes
 from datasets.nuscenes.detection_analysis.bootstrap import MEAN_AP, NDS, drawn_scenes, replicate
 from datasets.nuscenes.detection_analysis.comparison import Difference, differences
 from datasets.nuscenes.detection_metric.boxes import DetectionTruth
 from datasets.nuscenes.detection_metric.configuration import ERRORS
 from datasets.nuscenes.detection_metric.detections import read_detections
-from datasets.nuscenes.detection_metric.filters import counted
-from datasets.nuscenes.detection_metric.matching import Matches, match
+from datasets.nuscenes.detection_metric.evaluation import match_counted
+from datasets.nuscenes.detection_metric.matching import Matches
 from datasets.nuscenes.detection_metric.truth import load_truth
 from datasets.nuscenes.index.opening import open_index
 from datasets.nuscenes.splits import OFFICIAL_SPLITS, default_split, split_in_file_name
@@ -82,9 +82,7 @@ def compare(arguments: CompareArguments) -> Path | None:
 
 def _matched(path: Path, truth: DetectionTruth, split: str) -> Matches:
     results = read_detections(path, truth.samples, split, others_allowed=split not in OFFICIAL_SPLITS)
-    return match(
-        truth.boxes.take(counted(truth.boxes, truth.racks)), results.boxes.take(counted(results.boxes, truth.racks))
-    )
+    return match_counted(truth, results.boxes)
 
 
 def results_of(source: Path, split: str) -> Path:
@@ -157,9 +155,6 @@ def differences_text(compared: Mapping[str, Difference], split: str, scenes: int
 
 
 def _content(compared: Mapping[str, Difference]) -> dict[str, Any]:
-    def known(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
     names = (NDS, MEAN_AP, *ERRORS, *DETECTION_CLASSES)
     return {
         name: {

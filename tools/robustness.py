@@ -18,8 +18,7 @@ from datasets.corruptions.reader import CorruptedReader
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.boxes import DetectionTruth
 from datasets.nuscenes.detection_metric.detections import read_detections
-from datasets.nuscenes.detection_metric.filters import counted
-from datasets.nuscenes.detection_metric.matching import match
+from datasets.nuscenes.detection_metric.evaluation import match_counted
 from datasets.nuscenes.detection_metric.metrics import DetectionMetrics, measure
 from datasets.nuscenes.detection_metric.truth import load_truth
 from datasets.nuscenes.reader import NuScenesReader
@@ -233,9 +232,7 @@ def _scored(trial: _Trial, boxes_global: dict[str, Boxes3D], output: Path) -> De
         results = Path(folder) / "results.json"
         write_results(results, boxes_global, modalities_of(trial.config.detector))
         detections = read_detections(results, truth.samples, trial.split, others_allowed=False).boxes
-    return measure(
-        match(truth.boxes.take(counted(truth.boxes, truth.racks)), detections.take(counted(detections, truth.racks)))
-    )
+    return measure(match_counted(truth, detections))
 
 
 def _line(row: Row, measured: Measured) -> str:

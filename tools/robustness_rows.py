@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
+from datasets.nuscenes.detection_analysis.analysis import known
 from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from tools.class_metrics import class_metrics
 
@@ -127,13 +128,9 @@ def row_of(
         definition=definition,
         nds=metrics.nds,
         mean_ap=metrics.mean_ap,
-        errors={name: _defined(error) for name, error in metrics.mean_errors.items()},
-        class_ap={row.name: _defined(row.mean_precision) for row in class_metrics(metrics)},
+        errors={name: known(error) for name, error in metrics.mean_errors.items()},
+        class_ap={row.name: known(row.mean_precision) for row in class_metrics(metrics)},
     )
-
-
-def _defined(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def read_rows(path: Path, basis: Basis) -> Measured:

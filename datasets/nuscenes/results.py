@@ -3,7 +3,6 @@
 Format: https://www.nuscenes.org/object-detection (a JSON object with `meta` and, by sample token, `results`).
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any
 
 import torch
 
-from datasets.atomic_file import write_atomically
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES, ATTRIBUTES_OF_CLASS, DETECTION_CLASSES
 from datasets.nuscenes.annotations import yaw_of_quaternion
-from datasets.nuscenes.detection_metric.configuration import MAX_BOXES_PER_SAMPLE
 from datasets.nuscenes.detection_metric.results_boxes import Columns, read_boxes
 from datasets.nuscenes.detection_metric.results_file import Findings, ResultsFile
+from datasets.nuscenes.results_writing import best_rows, placed_records, write_records
 
 # Faster than this (m/s) counts as moving where no attribute was predicted.
 _MOVING_SPEED = 0.5
@@ -33,11 +31,7 @@ def write_results(path: Path, boxes_global: Mapping[str, Boxes3D], modalities: S
     pedestrian.standing.
     Raises ValueError, naming the sample, for boxes with numbers that are not finite or sizes that are not positive.
     """
-    meta = {f"use_{sensor}": sensor in modalities for sensor in ("camera", "lidar", "radar")}
-    meta |= {"use_map": False, "use_external": False}
-    results = {token: _sample_records(token, boxes) for token, boxes in boxes_global.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"meta": meta, "results": results}).encode())
+    write_records(path, {token: _sample_records(token, boxes) for token, boxes in boxes_global.items()}, modalities)
 
 
 def read_results(path: Path) -> dict[str, Boxes3D]:
@@ -68,34 +62,16 @@ def _boxes(columns: Columns) -> Boxes3D:
 
 
 def _sample_records(token: str, boxes: Boxes3D) -> list[dict[str, Any]]:
-    numbers = torch.cat([boxes.centers, boxes.sizes_wlh, boxes.yaws[:, None], boxes.scores[:, None]], dim=1)
-    if not bool(numbers.isfinite().all()) or not bool((boxes.sizes_wlh > 0).all()):
-        raise ValueError(f"sample {token}: boxes must have finite numbers and positive sizes to be written as results")
-    best = torch.argsort(boxes.scores, descending=True, stable=True)[:MAX_BOXES_PER_SAMPLE]
-    boxes = boxes[best]
-    velocities = boxes.velocities.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).double().tolist()
-    columns = zip(
-        boxes.centers.double().tolist(),
-        boxes.sizes_wlh.double().tolist(),
-        boxes.yaws.double().tolist(),
-        velocities,
-        boxes.labels.tolist(),
-        boxes.scores.double().tolist(),
-        boxes.attributes.tolist(),
-        strict=True,
-    )
+    placed = placed_records(token, boxes)
+    labels, scores, attributes = boxes.labels.tolist(), boxes.scores.double().tolist(), boxes.attributes.tolist()
     return [
-        {
-            "sample_token": token,
-            "translation": center,
-            "size": size,
-            "rotation": [math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)],
-            "velocity": velocity,
-            "detection_name": DETECTION_CLASSES[label],
-            "detection_score": score,
-            "attribute_name": _attribute_name(label, attribute, math.hypot(*velocity)),
+        placed[row]
+        | {
+            "detection_name": DETECTION_CLASSES[labels[row]],
+            "detection_score": scores[row],
+            "attribute_name": _attribute_name(labels[row], attributes[row], math.hypot(*placed[row]["velocity"])),
         }
-        for center, size, yaw, velocity, label, score, attribute in columns
+        for row in best_rows(boxes)
     ]
 
 

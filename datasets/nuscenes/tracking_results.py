@@ -4,18 +4,14 @@ Format: https://www.nuscenes.org/tracking (a JSON object with `meta` and, by sam
 """
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from datasets.atomic_file import write_atomically
 from datasets.classes import DETECTION_CLASSES, TRACKING_CLASSES
-from datasets.nuscenes.detection_metric.configuration import MAX_BOXES_PER_SAMPLE
 from datasets.nuscenes.detection_metric.results_file import Findings, ResultsFile
+from datasets.nuscenes.results_writing import best_rows, placed_records, write_records
 from datasets.nuscenes.tracking_metric.results_tracks import read_tracks
 from datasets.tracks import Tracks
 
@@ -36,11 +32,7 @@ def write_tracking_results(path: Path, tracks_global: Mapping[str, Tracks], moda
     Raises ValueError, naming the sample, for numbers that are not finite, sizes that are not positive, a class that
     is not tracked, or a track that is in a sample twice.
     """
-    meta = {f"use_{sensor}": sensor in modalities for sensor in ("camera", "lidar", "radar")}
-    meta |= {"use_map": False, "use_external": False}
-    results = {token: _sample_records(token, tracks) for token, tracks in tracks_global.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"meta": meta, "results": results}).encode())
+    write_records(path, {token: _sample_records(token, tracks) for token, tracks in tracks_global.items()}, modalities)
 
 
 def read_tracking_results(
@@ -101,28 +93,14 @@ def _parsed(content: bytes) -> list[Any]:
 
 def _sample_records(token: str, tracks: Tracks) -> list[dict[str, Any]]:
     boxes = tracks.boxes
-    numbers = torch.cat([boxes.centers, boxes.sizes_wlh, boxes.yaws[:, None], boxes.scores[:, None]], dim=1)
-    if not bool(numbers.isfinite().all()) or not bool((boxes.sizes_wlh > 0).all()):
-        raise ValueError(f"sample {token}: boxes must have finite numbers and positive sizes to be written as results")
+    placed = placed_records(token, boxes)
     if len(set(tracks.ids)) < len(tracks):
         raise ValueError(f"sample {token}: a track can have one box only")
     names = [DETECTION_CLASSES[label] for label in boxes.labels.tolist()]
     if not set(names) <= set(TRACKING_CLASSES):
         raise ValueError(f"sample {token}: the classes that are tracked are {', '.join(TRACKING_CLASSES)}")
-    best = torch.argsort(boxes.scores, descending=True, stable=True)[:MAX_BOXES_PER_SAMPLE].tolist()
-    centers, sizes = boxes.centers.double().tolist(), boxes.sizes_wlh.double().tolist()
-    yaws, scores = boxes.yaws.double().tolist(), boxes.scores.double().tolist()
-    velocities = boxes.velocities.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).double().tolist()
+    scores = boxes.scores.double().tolist()
     return [
-        {
-            "sample_token": token,
-            "translation": centers[row],
-            "size": sizes[row],
-            "rotation": [math.cos(yaws[row] / 2), 0.0, 0.0, math.sin(yaws[row] / 2)],
-            "velocity": velocities[row],
-            "tracking_id": tracks.ids[row],
-            "tracking_name": names[row],
-            "tracking_score": scores[row],
-        }
-        for row in best
+        placed[row] | {"tracking_id": tracks.ids[row], "tracking_name": names[row], "tracking_score": scores[row]}
+        for row in best_rows(boxes)
     ]

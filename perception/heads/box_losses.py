@@ -1,11 +1,15 @@
-"""The losses that heads are made of, in float32 whatever the network computes in. None of them is weighted yet."""
+"""The losses that heads are made of, in float32 whatever the network computes in."""
+
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from perception.heads.box_codes import CODE_SLICES, attributes_allowed
+from perception.grid import BevGrid
+from perception.heads.box_codes import CODE_SLICES, BoxRegression, CellIndex, attributes_allowed
+from perception.heads.quality import QualityConfig, overlaps, quality_loss
 
 # Of the focal loss of yes or no.
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -59,3 +63,54 @@ def attribute_loss(
     known = (attributes >= 0) & allowed.gather(1, attributes.clamp(min=0)[:, None])[:, 0]
     logits = logits.float()[known].masked_fill(~allowed[known], float("-inf"))
     return (F.cross_entropy(logits, attributes[known], reduction="none") * share[known]).sum()
+
+
+@runtime_checkable
+class BoxWeights(Protocol):
+    """What the parts of a box count: the fields of that name in a head's config."""
+
+    @property
+    def box_weight(self) -> float:
+        """Of offset, height, size and axis."""
+
+    @property
+    def velocity_weight(self) -> float:
+        """Of the velocity."""
+
+    @property
+    def front_weight(self) -> float:
+        """Of which side the front is on."""
+
+    @property
+    def attribute_weight(self) -> float:
+        """Of the attribute."""
+
+    @property
+    def quality(self) -> QualityConfig | None:
+        """The quality branch, or None without one."""
+
+
+def weighted_box_losses(
+    config: BoxWeights,
+    found: BoxRegression,
+    targets: Float[Tensor, "K 11"],
+    attributes: Int64[Tensor, "K"],
+    labels: Int64[Tensor, "K"],
+    cells: CellIndex,
+    grid: BevGrid,
+    share: Float[Tensor, "K"],
+) -> dict[str, Float[Tensor, ""]]:
+    """The weighted losses of K boxes, by name, against the codes, attributes and labels of the objects they answer for.
+
+    `share`: what each box counts. The quality is learnt only where the config has the branch.
+    """
+    weights = {"velocity": config.velocity_weight, "front": config.front_weight}
+    parts = {
+        name: weights.get(name, config.box_weight) * loss
+        for name, loss in code_losses(found.codes, targets, share).items()
+    }
+    parts["attribute"] = config.attribute_weight * attribute_loss(found.attribute_logits, attributes, labels, share)
+    if config.quality is not None and found.quality_logits is not None:
+        overlap = overlaps(found.codes, targets, cells, grid)
+        parts["quality"] = config.quality.weight * quality_loss(found.quality_logits, overlap, share)
+    return parts

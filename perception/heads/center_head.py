@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from datasets.boxes import Boxes3D
 from perception.grid import BevGrid
 from perception.heads.box_codes import CLASS_GROUPS, GROUP_OF_CLASS, BoxRegression, CellIndex, decode_boxes
-from perception.heads.box_losses import attribute_loss, code_losses, gaussian_focal_loss
+from perception.heads.box_losses import gaussian_focal_loss, weighted_box_losses
 from perception.heads.center_targets import center_targets
 from perception.heads.detection_head import DetectionHead
 from perception.heads.peaks import circle_nms, highest, local_maxima
-from perception.heads.quality import QualityConfig, overlaps, quality_loss, rescored
+from perception.heads.quality import QualityConfig, rescored
 from perception.heads.trunk import HeatmapTrunk
 from perception.losses import Losses
 
@@ -104,14 +104,9 @@ class CenterHead(DetectionHead[CenterOutputs]):
         share = targets.weights / targets.weights.sum().clamp(min=1)
         peaks = (targets.heatmap == 1).sum().float()
         parts = {"heatmap": config.heatmap_weight * gaussian_focal_loss(outputs.heatmap_logits, targets.heatmap, peaks)}
-        weights = {"velocity": config.velocity_weight, "front": config.front_weight}
-        for name, loss in code_losses(found.codes, targets.codes, share).items():
-            parts[name] = weights.get(name, config.box_weight) * loss
-        attribute = attribute_loss(found.attribute_logits, targets.attributes, targets.labels, share)
-        parts["attribute"] = config.attribute_weight * attribute
-        if config.quality is not None and found.quality_logits is not None:
-            overlap = overlaps(found.codes, targets.codes, targets.cells, self.grid)
-            parts["quality"] = config.quality.weight * quality_loss(found.quality_logits, overlap, share)
+        parts |= weighted_box_losses(
+            config, found, targets.codes, targets.attributes, targets.labels, targets.cells, self.grid, share
+        )
         return Losses.of(parts)
 
     @torch.no_grad()

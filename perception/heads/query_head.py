@@ -12,12 +12,12 @@ from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES
 from perception.grid import BevGrid
 from perception.heads.box_codes import BoxRegression, CellIndex, decode_boxes, encode_codes, learnable
-from perception.heads.box_losses import attribute_loss, code_losses, focal_loss, gaussian_focal_loss
+from perception.heads.box_losses import focal_loss, gaussian_focal_loss, weighted_box_losses
 from perception.heads.center_targets import center_targets
 from perception.heads.detection_head import DetectionHead
 from perception.heads.matching import MatchCosts, cheapest_match, matching_costs
 from perception.heads.peaks import local_maxima
-from perception.heads.quality import QualityConfig, overlaps, quality_loss, rescored
+from perception.heads.quality import QualityConfig, rescored
 from perception.heads.query_decoder import QueryDecoderLayer
 from perception.heads.trunk import HeatmapTrunk
 from perception.losses import Losses
@@ -188,18 +188,9 @@ class QueryHead(DetectionHead[QueryOutputs]):
         self, found: BoxRegression, cells: CellIndex, objects: Boxes3D, count: int
     ) -> dict[str, Float[Tensor, ""]]:
         """Of K queries and the objects that they answer for."""
-        config = self.config
         middle = torch.stack([cells.column, cells.row], dim=1) + 0.5
         targets = encode_codes(objects, self.grid.cells(objects.centers[:, :2]) - middle)
         share = torch.full((len(objects),), 1.0 / count, device=targets.device)
-        weights = {"velocity": config.velocity_weight, "front": config.front_weight}
-        parts = {
-            name: weights.get(name, config.box_weight) * loss
-            for name, loss in code_losses(found.codes, targets, share).items()
-        }
-        attribute = attribute_loss(found.attribute_logits, objects.attributes, objects.labels, share)
-        parts["attribute"] = config.attribute_weight * attribute
-        if config.quality is not None and found.quality_logits is not None:
-            overlap = overlaps(found.codes, targets, cells, self.grid)
-            parts["quality"] = config.quality.weight * quality_loss(found.quality_logits, overlap, share)
-        return parts
+        return weighted_box_losses(
+            self.config, found, targets, objects.attributes, objects.labels, cells, self.grid, share
+        )

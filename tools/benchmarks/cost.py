@@ -30,6 +30,10 @@ def measured(work: Callable[[], T]) -> tuple[T, Cost]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    return result, Cost(wall, cpu, peak / 2**10)
+    return result, Cost(wall, cpu, peak_mib("self"))
+
+
+def peak_mib(process: int | str) -> float:
+    """The largest resident memory that a process (its number, or "self") has had."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10

@@ -140,10 +140,9 @@ def compare(folder: Path, size: ProblemSize) -> EvaluationFigures:
         our_peak = in_new_process(_our_peak, root)
         devkit_peak = in_new_process(_devkit_peak, root)
         ours: dict[str, Cost] = {}
-        metrics, annotations, detections = _evaluate(root, ours)
+        metrics, samples, annotations, detections = _evaluate(root, ours)
         devkits: dict[str, Cost] = {}
         summary, curves = _evaluate_with_devkit(root, devkits)
-        samples = len(load_truth(open_index(root, VERSION), VERSION, SPLIT, root / VERSION).samples)
     same = [
         name
         for pair, by_name in details(metrics).items()
@@ -166,14 +165,14 @@ def _step(costs: dict[str, Cost], number: int, work: Callable[[], Any]) -> Any:
     return result
 
 
-def _evaluate(root: Path, costs: dict[str, Cost]) -> tuple[DetectionMetrics, int, int]:
-    """Our metrics, and how many annotations and detections count; the cost of each step goes into `costs`."""
+def _evaluate(root: Path, costs: dict[str, Cost]) -> tuple[DetectionMetrics, int, int, int]:
+    """Our metrics, numbers of samples, counted annotations and detections; each step's cost goes into `costs`."""
     index = _step(costs, 0, lambda: open_index(root, VERSION))
     truth = _step(costs, 1, lambda: load_truth(index, VERSION, SPLIT, root / VERSION))
     results = _step(costs, 2, lambda: read_detections(results_path(root), truth.samples, SPLIT, others_allowed=True))
     boxes = _step(costs, 3, lambda: [part.take(counted(part, truth.racks)) for part in (truth.boxes, results.boxes)])
     metrics: DetectionMetrics = _step(costs, 4, lambda: measure(match(*boxes)))
-    return metrics, len(boxes[0]), len(boxes[1])
+    return metrics, len(truth.samples), len(boxes[0]), len(boxes[1])
 
 
 def _evaluate_with_devkit(root: Path, costs: dict[str, Cost]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,6 +24,7 @@ from datasets.faults import InputRefused
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.simulate import simulate
 from perception.detector import Detector
+from tools.benchmarks.cost import peak_mib
 from tools.benchmarks.machine import this_machine
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.open_dataset import open_dataset
@@ -181,8 +182,8 @@ def measure_training(
             waiting_cpu=waiting_cpu,
             step_cpu=step_cpu,
             worker_cpu=sum(map(_cpu_seconds, loaders)) - worker_cpu,
-            parent_peak_mib=_peak_mib(os.getpid()),
-            worker_peak_mib=max(map(_peak_mib, loaders), default=None),
+            parent_peak_mib=peak_mib(os.getpid()),
+            worker_peak_mib=max(map(peak_mib, loaders), default=None),
         )
 
 
@@ -229,8 +230,3 @@ def _cpu_seconds(process: int) -> float:
     """User and system time of a process; its name, in brackets, may hold anything."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_mib(process: int) -> float:
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10

@@ -79,9 +79,9 @@ def analysis_content(analysis: DetectionAnalysis) -> dict[str, Any]:
             "confidence": CONFIDENCE,
             "intervals": {
                 name: {
-                    "value": _known(analysis.replicates.figures[name]),
-                    "low": _known(interval.low),
-                    "high": _known(interval.high),
+                    "value": known(analysis.replicates.figures[name]),
+                    "low": known(interval.low),
+                    "high": known(interval.high),
                     "scenes": analysis.replicates.scenes[name],
                 }
                 for name, interval in analysis.replicates.intervals().items()
@@ -103,14 +103,15 @@ def _slice_content(part: SliceFigures) -> dict[str, Any]:
         "kind": part.kind,
         "name": part.name,
         "annotations": part.annotations,
-        "recall": _known(part.recall),
+        "recall": known(part.recall),
         "mean_ap": metrics.mean_ap,
-        "mean_ap_present": _known(metrics.mean_ap_present),
+        "mean_ap_present": known(metrics.mean_ap_present),
         "nd_score": metrics.nds,
-        "tp_errors": {name: _known(error) for name, error in metrics.mean_errors.items()},
+        "tp_errors": {name: known(error) for name, error in metrics.mean_errors.items()},
         "mean_dist_aps": {name: precisions[name] for name in present},
     }
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def known(value: float) -> float | None:
+    """The number for a JSON file, which has neither NaN nor infinity: null for these."""
+    return value if math.isfinite(value) else None

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.nuscenes.detection_metric.boxes import DetectionResults, DetectionTruth
+from datasets.nuscenes.detection_metric.boxes import DetectedBoxes, DetectionResults, DetectionTruth
 from datasets.nuscenes.detection_metric.detections import read_detections
 from datasets.nuscenes.detection_metric.filters import counted
 from datasets.nuscenes.detection_metric.matching import Matches, match
@@ -39,6 +39,11 @@ class SplitEvaluation:
         return len(self.truth.samples.scene_names)
 
 
+def match_counted(truth: DetectionTruth, detections: DetectedBoxes) -> Matches:
+    """Match what the official metric counts: both sets, filtered."""
+    return match(truth.boxes.take(counted(truth.boxes, truth.racks)), detections.take(counted(detections, truth.racks)))
+
+
 def evaluate_detections(
     root: Path, version: str | None, results_path: Path, split: str, output_dir: Path
 ) -> SplitEvaluation:
@@ -52,9 +57,7 @@ def evaluate_detections(
     started = time.monotonic()
     truth = load_truth(open_index(root, version), version, split, root / version)
     results = read_detections(results_path, truth.samples, split, others_allowed=split not in OFFICIAL_SPLITS)
-    matches = match(
-        truth.boxes.take(counted(truth.boxes, truth.racks)), results.boxes.take(counted(results.boxes, truth.racks))
-    )
+    matches = match_counted(truth, results.boxes)
     metrics = measure(matches)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_summary_files(output_dir, metrics, results.meta, time.monotonic() - started)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -11,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.classes import ATTRIBUTES, DETECTION_CLASSES
-from datasets.nuscenes.detection_metric.box_findings import NO_POINTS_KNOWN, POINTS, Field, is_number, look_through
+from datasets.nuscenes.detection_metric.box_findings import (
+    POINTS,
+    Field,
+    PlacedBox,
+    box_of,
+    flat,
+    is_number,
+    look_through,
+)
 from datasets.nuscenes.detection_metric.configuration import MAX_BOXES_PER_SAMPLE
 
 _LABELS = {name: label for label, name in enumerate(DETECTION_CLASSES)}
@@ -19,16 +26,10 @@ _ATTRIBUTES = {name: number for number, name in enumerate(ATTRIBUTES)} | {"": -1
 Columns = dict[str, NDArray[Any]]
 
 
-class _Box(msgspec.Struct, gc=False):
-    sample_token: str
-    translation: tuple[float, float, float]
-    size: tuple[float, float, float]
-    rotation: tuple[float, float, float, float]
-    velocity: tuple[float, float]
+class _Box(PlacedBox, gc=False, kw_only=True):
     detection_name: str
     detection_score: float
     attribute_name: str
-    num_pts: int = NO_POINTS_KNOWN
 
 
 _decoder = msgspec.json.Decoder(list[_Box])
@@ -61,18 +62,15 @@ def no_boxes() -> Columns:
 
 
 def _columns(boxes: Sequence[_Box]) -> Columns:
-    def flat(name: str) -> NDArray[np.float64]:
-        return np.fromiter(chain.from_iterable(map(attrgetter(name), boxes)), np.float64)
-
     def numbered(name: str, numbers: dict[str, int]) -> NDArray[np.int32]:
         return np.fromiter(map(numbers.__getitem__, map(attrgetter(name), boxes)), np.int32, len(boxes))
 
     return {
         "label": numbered("detection_name", _LABELS),
-        "translation": flat("translation").reshape(-1, 3),
-        "size": flat("size").reshape(-1, 3),
-        "rotation": flat("rotation").reshape(-1, 4),
-        "velocity": flat("velocity").reshape(-1, 2),
+        "translation": flat(boxes, "translation", 3),
+        "size": flat(boxes, "size", 3),
+        "rotation": flat(boxes, "rotation", 4),
+        "velocity": flat(boxes, "velocity", 2),
         "attribute": numbered("attribute_name", _ATTRIBUTES),
         "score": np.fromiter(map(attrgetter("detection_score"), boxes), np.float64, len(boxes)),
         "num_pts": np.fromiter(map(attrgetter("num_pts"), boxes), np.int64, len(boxes)),
@@ -101,9 +99,4 @@ _FIELDS = (
 
 def _looked_through(token: str, content: bytes) -> tuple[Columns, list[str]]:
     records, findings = look_through(token, content, _FIELDS)
-    return (no_boxes(), findings) if findings else (_columns([_box(record) for record in records]), [])
-
-
-def _box(record: dict[str, Any]) -> _Box:
-    fields = {name: value for name, value in record.items() if name in _Box.__struct_fields__}
-    return _Box(**fields | {"num_pts": int(record.get("num_pts", NO_POINTS_KNOWN))})
+    return (no_boxes(), findings) if findings else (_columns([box_of(_Box, record) for record in records]), [])

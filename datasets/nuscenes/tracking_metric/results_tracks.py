@@ -1,19 +1,16 @@
 """The boxes of one sample of a tracking results file: as tracks, or what is wrong with each of them."""
 
 from collections.abc import Sequence
-from itertools import chain
-from operator import attrgetter
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES, TRACKING_CLASSES
 from datasets.nuscenes.annotations import yaw_of_quaternion
-from datasets.nuscenes.detection_metric.box_findings import NO_POINTS_KNOWN, POINTS, Field, look_through
+from datasets.nuscenes.detection_metric.box_findings import POINTS, Field, PlacedBox, box_of, flat, look_through
 from datasets.nuscenes.detection_metric.configuration import MAX_BOXES_PER_SAMPLE
 from datasets.nuscenes.values import (
     LARGEST_SUM,
@@ -32,16 +29,10 @@ _LABELS = {name: DETECTION_CLASSES.index(name) for name in TRACKING_CLASSES}
 _VECTORS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
 
 
-class _Box(msgspec.Struct, gc=False):
-    sample_token: str
-    translation: tuple[float, float, float]
-    size: tuple[float, float, float]
-    rotation: tuple[float, float, float, float]
-    velocity: tuple[float, float]
+class _Box(PlacedBox, gc=False, kw_only=True):
     tracking_id: str | int
     tracking_name: str
     tracking_score: float
-    num_pts: int = NO_POINTS_KNOWN
 
 
 _decoder = msgspec.json.Decoder(list[_Box])
@@ -64,7 +55,7 @@ def read_tracks(token: str, content: bytes) -> tuple[Tracks, list[str]]:
 
 def _is_sound(token: str, boxes: Sequence[_Box]) -> bool:
     """Whether nothing is wrong with the boxes; False as well where only `_looked_through` can tell."""
-    vectors = {name: _flat(boxes, name, width) for name, width in _VECTORS.items()}
+    vectors = {name: flat(boxes, name, width) for name, width in _VECTORS.items()}
     lengths = np.linalg.norm(vectors["rotation"], axis=1)
     return bool(
         len(boxes) <= MAX_BOXES_PER_SAMPLE
@@ -77,17 +68,13 @@ def _is_sound(token: str, boxes: Sequence[_Box]) -> bool:
     )
 
 
-def _flat(boxes: Sequence[_Box], name: str, width: int) -> NDArray[np.float64]:
-    return np.fromiter(chain.from_iterable(map(attrgetter(name), boxes)), np.float64).reshape(-1, width)
-
-
 def _tracks(boxes: Sequence[_Box]) -> Tracks:
     counted = [box for box in boxes if box.num_pts != 0]
     placed = Boxes3D(
-        centers=torch.from_numpy(_flat(counted, "translation", 3)),
-        sizes_wlh=torch.from_numpy(_flat(counted, "size", 3)),
+        centers=torch.from_numpy(flat(counted, "translation", 3)),
+        sizes_wlh=torch.from_numpy(flat(counted, "size", 3)),
         yaws=torch.tensor([yaw_of_quaternion(list(box.rotation)) for box in counted], dtype=torch.float64),
-        velocities=torch.from_numpy(_flat(counted, "velocity", 2)),
+        velocities=torch.from_numpy(flat(counted, "velocity", 2)),
         labels=torch.tensor([_LABELS[box.tracking_name] for box in counted], dtype=torch.int64),
         scores=torch.tensor([box.tracking_score for box in counted], dtype=torch.float64),
         attributes=torch.full((len(counted),), -1),
@@ -118,7 +105,7 @@ _FIELDS = (
 def _looked_through(token: str, content: bytes) -> tuple[Tracks, list[str]]:
     records, findings = look_through(token, content, _FIELDS)
     findings += _doubled(token, records)
-    return _tracks([] if findings else [_box(record) for record in records]), findings
+    return _tracks([] if findings else [box_of(_Box, record) for record in records]), findings
 
 
 def _doubled(token: str, records: Sequence[Any]) -> list[str]:
@@ -135,8 +122,3 @@ def _doubled(token: str, records: Sequence[Any]) -> list[str]:
             findings.append(f"sample {token!r:.80}, box {number}, field tracking_id: {found}")
         seen.add(name)
     return findings
-
-
-def _box(record: dict[str, Any]) -> _Box:
-    fields = {name: value for name, value in record.items() if name in _Box.__struct_fields__}
-    return _Box(**fields | {"num_pts": int(record.get("num_pts", NO_POINTS_KNOWN))})
