@@ -34,10 +34,12 @@ class Progress:
     def __init__(self, description: str, total: int | None, *, start: int = 0) -> None:
         self._description = description
         self._total = total
-        self._start = start
         self._count = start
         self._note = ""
         self._began = self._last_line = time.monotonic()
+        # When the first items were done, and how many: they often take what is compiled or opened once, which says
+        # nothing of the time that is left.
+        self._first: tuple[float, int] | None = None
         self._bar: tqdm[Never] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(desc=description, total=total, initial=start, dynamic_ncols=True, leave=True)
@@ -57,6 +59,8 @@ class Progress:
         """So many items more are done; `note` (a loss, a name) is shown behind the count."""
         self._count += steps
         self._note = note
+        if self._first is None:
+            self._first = time.monotonic(), self._count
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
@@ -66,7 +70,8 @@ class Progress:
 
     def begin_at(self, count: int) -> None:
         """So many items were done before: they are counted, but not in the time that is left."""
-        self._start = self._count = count
+        self._count = count
+        self._first = None
         if self._bar is not None:
             self._bar.initial = self._bar.n = count
             self._bar.refresh()
@@ -81,11 +86,12 @@ class Progress:
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._began
-        done = self._count - self._start
         of_total = "" if self._total is None else f"/{self._total}"
         line = f"{self._description}: {self._count}{of_total}, {duration_text(elapsed)}"
-        if self._total is not None and done > 0 and self._count < self._total:
-            line += f", {duration_text(elapsed / done * (self._total - self._count))} left"
+        if self._total is not None and self._first is not None and self._first[1] < self._count < self._total:
+            first_time, first_count = self._first
+            rate = (self._last_line - first_time) / (self._count - first_count)
+            line += f", {duration_text(rate * (self._total - self._count))} left"
         print(line + (f", {self._note}" if self._note else ""), file=sys.stderr, flush=True)
 
 
