@@ -16,7 +16,7 @@ from perception.heads.center_head import CenterHeadConfig
 from perception.heads.center_targets import center_targets
 from perception.heads.matching import MatchCosts, cheapest_match, matching_costs
 from perception.heads.quality import QualityConfig, overlaps, quality_loss, rescored
-from perception.heads.query_decoder import SampledAttention
+from perception.heads.query_decoder import QueryAttention
 from perception.heads.query_head import QueryHead, QueryHeadConfig
 from perception.rotated_iou import iou_3d
 from tests.random_batch import random_boxes
@@ -136,7 +136,7 @@ def test_a_sample_does_not_depend_on_its_batch_and_more_queries_than_cells_are_c
 
 def test_sampled_attention_equals_projecting_the_whole_map_first() -> None:
     torch.manual_seed(0)
-    attention = SampledAttention(8, heads=2, points=3)
+    attention = QueryAttention(8, heads=2, points=3)
     torch.nn.init.normal_(attention.offsets.weight)
     queries, bev = torch.randn(1, 5, 8), torch.randn(1, 8, 6, 7)
     places = torch.rand(1, 5, 2) * torch.tensor([7.0, 6.0])

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class SampledAttention(nn.Module):
+class QueryAttention(nn.Module):
     """Each query reads the BEV at a few places near its own that it chooses itself (Zhu et al. 2021, one level).
 
     The places are read first and projected then: a sum of samples is linear, so it is the same as projecting the whole
-    map, at a fraction of the cost.
+    map, at a fraction of the cost. (Where every cell asks, the map is projected first: fusion/attention.py.)
     """
 
     def __init__(self, channels: int, heads: int, points: int) -> None:
@@ -55,7 +55,7 @@ class QueryDecoderLayer(nn.Module):
     def __init__(self, channels: int, heads: int, points: int, feedforward: int) -> None:
         super().__init__()
         self.among = nn.MultiheadAttention(channels, heads, batch_first=True)
-        self.around = SampledAttention(channels, heads, points)
+        self.around = QueryAttention(channels, heads, points)
         self.feedforward = nn.Sequential(nn.Linear(channels, feedforward), nn.ReLU(), nn.Linear(feedforward, channels))
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from calibration.cameras import project
+from calibration.transforms import transform_points
 from datasets.samples.batch import PointBatch
 from datasets.samples.sample import LIDAR_POINT_FIELDS
 from perception.losses import Losses
@@ -50,10 +52,10 @@ def depth_targets(
     cloud, owner = points.points[young, :3].double(), points.sample_index[young]
     cam_from_ego = torch.linalg.inv_ex(ego_from_cam.double()).inverse
     for camera, sample in enumerate(sample_index.tolist()):
-        points_cam = cloud[owner == sample] @ cam_from_ego[camera, :3, :3].T + cam_from_ego[camera, :3, 3]
-        points_cam = points_cam[points_cam[:, 2] > 0]
-        depth = points_cam[:, 2]
-        pixels = (points_cam @ intrinsics[camera].double().T)[:, :2] / depth[:, None]
+        pixels, depth = project(
+            intrinsics[camera].double(), transform_points(cam_from_ego[camera], cloud[owner == sample])
+        )
+        pixels, depth = pixels[depth > 0], depth[depth > 0]
         column, row = torch.floor(pixels / stride + 0.5).unbind(1)
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         cell = row[inside].long() * width + column[inside].long()
