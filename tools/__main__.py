@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tools.exit_codes import ExitCode
+from tools.freed_memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Before torch loads OpenMP: threads that wait must sleep. By default they spin, and where loader processes or
     # other programs want the cores as well, a training step takes several times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     words = sys.argv[1:] if arguments is None else arguments
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())

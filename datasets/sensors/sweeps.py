@@ -122,14 +122,13 @@ def _move_lidar(
     scale = np.float32(255.0)
     for row in range(points.shape[0]):
         x, y, z = points[row, 0], points[row, 1], points[row, 2]
-        if abs(x) < close_radius and abs(y) < close_radius:
-            continue
+        # Each point is written, the next one over it where it is too close: a branch would be foreseen wrongly too often.
         merged[count, 0] = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
         merged[count, 1] = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
         merged[count, 2] = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
         merged[count, 3] = points[row, 3] / scale
         merged[count, 4] = age
-        count += 1
+        count += 1 - ((abs(x) < close_radius) & (abs(y) < close_radius))
     return count
 
 
