@@ -122,7 +122,7 @@ def _move_lidar(
     scale = np.float32(255.0)
     for row in range(points.shape[0]):
         x, y, z = points[row, 0], points[row, 1], points[row, 2]
-        # Each point is written, the next one over it where it is too close: a branch would be foreseen wrongly too often.
+        # Each point is written, the next one over it where it is too close: no branch to be foreseen wrongly.
         merged[count, 0] = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
         merged[count, 1] = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
         merged[count, 2] = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
