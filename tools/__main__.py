@@ -42,6 +42,7 @@ VERBS = (
     Verb("verify-nds", "VerifyNdsArguments", "verify_nds", "does a published NDS follow from its columns"),
     Verb("predict", "PredictArguments", "predict", "detections of a run as a nuScenes results file"),
     Verb("robustness", "RobustnessArguments", "robustness", "what a run keeps of its score under corrupted sensors"),
+    Verb("evidence", "EvidenceArguments", "evidence", "train variants at equal budget: sensors, fusion, losses, tasks"),
     Verb("track", "TrackArguments", "track", "tracks of a file of detections as a nuScenes results file"),
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),

@@ -140,13 +140,7 @@ def read_rows(path: Path, basis: Basis) -> Measured:
     """
     if not path.exists():
         return Measured(basis)
-    try:
-        found = TypeAdapter(Measured).validate_json(path.read_bytes(), strict=False)
-    except (OSError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise InputRefused(
-            f"{path} is no file of a robustness run ({reason}): remove it, or name another --output."
-        ) from None
+    found = read_measured(path)
     for name in ("weights", "config", "version", "scenes", "samples", "seed", "missing_sensors"):
         if getattr(found.basis, name) != getattr(basis, name):
             raise InputRefused(
@@ -154,6 +148,17 @@ def read_rows(path: Path, basis: Basis) -> Measured:
                 "remove it, or name another --output."
             )
     return found
+
+
+def read_measured(path: Path) -> Measured:
+    """What is in the file, whatever its basis. Raises InputRefused where it is no such file."""
+    try:
+        return TypeAdapter(Measured).validate_json(path.read_bytes(), strict=False)
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise InputRefused(
+            f"{path} is no file of a robustness run ({reason}): remove it, or name another --output."
+        ) from None
 
 
 def write_rows(path: Path, measured: Measured) -> None:

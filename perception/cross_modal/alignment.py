@@ -15,6 +15,7 @@ from perception.cross_modal.places import draw_places, far_apart
 from perception.grid import BevGrid
 from perception.losses import Losses
 
+CrossModalKind = Literal["info_nce", "triplet", "max_margin"]
 _SENSORS = MODALITIES[:3]
 
 
@@ -26,7 +27,7 @@ class CrossModalConfig:
     `temperature` is InfoNCE's, `margin` the others' (of distances up to 2, or of cosines).
     """
 
-    kind: Literal["info_nce", "triplet", "max_margin"] = "info_nce"
+    kind: CrossModalKind = "info_nce"
     width: int = 32
     places: int = 256
     min_distance: float = 4.0

@@ -1,0 +1,131 @@
+"""bevel evidence: one thing differs between variants, equal trainings happen once, what is finished stays."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datasets.faults import InputRefused
+from tests.nuscenes_fixture import write_dataset
+from tests.small_run import small_config
+from tools.__main__ import main
+from tools.evidence_page import evidence_page
+from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained, read_evidence, write_evidence
+from tools.evidence_studies import STUDIES, config_digest, variants
+from tools.exit_codes import ExitCode
+from tools.run_config import RunConfig, config_from_json, config_to_json, write_config
+
+BASIS = EvidenceBasis("config", "v1.0-mini", "mini_train", "mini_val", 8, 80, 2, 20, "samples", 600)
+
+
+def trained(digest: str, seed: int, mean_ap: float) -> Trained:
+    return Trained(
+        digest=digest,
+        seed=seed,
+        parameters=492_000,
+        seconds=300.0,
+        mean_ap=mean_ap,
+        nds=mean_ap + 0.1,
+        mean_errors={"trans_err": 0.5, "scale_err": 0.5, "orient_err": 0.5, "vel_err": 0.5, "attr_err": None},
+        class_ap={"car": mean_ap, "bus": None},
+        slices={"distance": {"0 to 20 m": mean_ap}, "conditions": {"night": None, "day": mean_ap}},
+    )
+
+
+def test_variants_differ_from_the_config_in_what_the_study_is_about_alone() -> None:
+    config = small_config(2)
+    for study in STUDIES:
+        rows = variants(study, config)
+        assert len({row.name for row in rows}) == len(rows) >= 2
+        assert len({config_digest(row.config) for row in rows}) == len(rows)
+        for row in rows:
+            assert config_from_json(config_to_json(row.config), "variant") == row.config
+            same = replace(row.config, detector=config.detector, sample=config.sample)
+            if study == "subsets":
+                same = replace(same, training=replace(same.training, modality_dropout=0.0))
+            assert same == config
+    sensors = {row.name: row.config for row in variants("sensors", config)}
+    assert len(sensors) == 14
+    assert sensors["camera + lidar + radar + pose"] == config
+    radar = sensors["radar"]
+    assert radar.detector.sensors == ("radar",)
+    assert radar.detector.pose is None
+    assert radar.sample.camera_channels == ()
+    assert radar.sample.lidar_channel is None
+    assert variants("losses", config)[0].config == variants("tasks", config)[0].config == config
+
+
+def test_a_config_without_a_branch_is_refused() -> None:
+    config = small_config(2)
+    blind = RunConfig(config.sample, replace(config.detector, camera=None), config.training)
+    with pytest.raises(InputRefused, match="needs camera, lidar, radar and pose"):
+        variants("sensors", blind)
+
+
+def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> None:
+    rows = {"losses": variants("losses", small_config(2))}
+    first, second = rows["losses"][:2]
+    figures = [(first, 0, 0.1), (first, 1, 0.3), (second, 0, 0.25)]
+    evidence = Evidence(BASIS)
+    for row, seed, mean_ap in figures:
+        evidence = evidence.with_trained(trained(config_digest(row.with_seed(seed)), seed, mean_ap))
+    page = evidence_page(evidence, rows, seeds=2)
+    # The sample's standard deviation of 0.1 and 0.3 is sqrt(0.02).
+    assert "| detection alone | 2 | 492 k | 0.200 ± 0.141 | 0.300 ± 0.141 | 0.500 ± 0.000 |" in page
+    assert "| info_nce | 1 | 492 k | 0.250 | 0.350 | 0.500 |" in page
+    assert "triplet" not in page
+    assert Spread.of([0.5]).text() == "0.500"
+
+
+def test_the_sensors_have_tables_by_class_distance_and_condition() -> None:
+    rows = {"sensors": variants("sensors", small_config(2))}
+    evidence = Evidence(BASIS).with_trained(trained(config_digest(rows["sensors"][0].with_seed(0)), 0, 0.4))
+    page = evidence_page(evidence, rows, seeds=1)
+    assert "|  | car |\n| --- | --- |\n| camera | 0.400 |" in page
+    assert "|  | 0 to 20 m |\n| --- | --- |\n| camera | 0.400 |" in page
+    assert "|  | day |\n" in page
+
+
+def test_trainings_of_another_basis_and_broken_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    evidence = Evidence(BASIS, (trained("0" * 12, 0, 0.1),), {"0" * 12: 12.5})
+    write_evidence(path, evidence)
+    assert read_evidence(path, BASIS) == evidence
+    with pytest.raises(InputRefused, match="steps 600, these would have 700"):
+        read_evidence(path, replace(BASIS, steps=700))
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(InputRefused, match="is no evidence"):
+        read_evidence(path, BASIS)
+
+
+def test_equal_trainings_happen_once_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, config, output = tmp_path / "data", tmp_path / "config.json", tmp_path / "evidence"
+    write_dataset(root, ("scene-0061", "scene-0103"), keyframes=1)
+    write_config(config, small_config(1))
+    words = ["evidence", str(output), "--data-root", str(root), "--config", str(config), "--steps", "1", "--seeds", "1"]
+    words += ["--device", "cpu", "--split", "scene-0061", "--val-split", "scene-0103", "--studies"]
+    assert main([*words, "losses"]) == ExitCode.FINE
+    assert capsys.readouterr().out.splitlines()[-1] == str(output / "evidence.md")
+    first = json.loads((output / "evidence.json").read_text())["trained"]
+    assert len(first) == len(list((output / "runs").iterdir())) == 4
+    # The subsets' study begins with what "detection alone" has trained; a run is not trained twice.
+    weights = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/weights.safetensors")}
+    assert main([*words, "losses", "subsets"]) == ExitCode.FINE
+    both = json.loads((output / "evidence.json").read_text())["trained"]
+    assert len(both) == 5
+    assert all(path.stat().st_mtime_ns == written for path, written in weights.items())
+    subsets = [one["subsets"] for one in both if one["subsets"]]
+    assert len(subsets) == 2
+    assert all(len(one) == 15 for one in subsets)
+    for one in both:
+        if one["subsets"]:
+            assert one["subsets"]["all"] == [one["mean_ap"], one["nds"]]
+    # Nothing is left to do: not a byte changes.
+    before = (output / "evidence.json").read_bytes()
+    assert main([*words, "losses", "subsets"]) == ExitCode.FINE
+    assert (output / "evidence.json").read_bytes() == before
+    assert main([*words[:-1], "--studies", "losses", "--val-split", "scene-0061"]) == ExitCode.INPUT_REFUSED
+    assert "nothing would be held out" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""What is compared with what: the trainings of each study, all made of one config by changing one thing."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from datasets.faults import InputRefused
+from datasets.samples.batch import Modality
+from perception.cross_modal.alignment import CrossModalConfig, CrossModalKind
+from perception.fusion.build import FusionKind, fusion_config
+from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.segmentation import SegmentationConfig
+from tools.run_config import RunConfig, config_to_json
+
+Study = Literal["sensors", "strategies", "subsets", "losses", "tasks"]
+STUDIES: tuple[Study, ...] = get_args(Study)
+
+_SUBSETS: tuple[tuple[Modality, ...], ...] = (
+    ("camera",),
+    ("lidar",),
+    ("radar",),
+    ("camera", "radar"),
+    ("lidar", "radar"),
+    ("camera", "lidar"),
+    ("camera", "lidar", "radar"),
+)
+# How often a training sample of the subsets' study loses some of its modalities.
+_DROPOUT = 0.5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a study: its name, and what is trained with each seed."""
+
+    name: str
+    config: RunConfig
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """The config of one training."""
+        return replace(self.config, training=replace(self.config.training, seed=seed))
+
+
+def variants(study: Study, config: RunConfig) -> tuple[Variant, ...]:
+    """The rows of a study. Raises InputRefused where the config lacks a branch that the study takes away."""
+    detector = config.detector
+    if None in (detector.camera, detector.lidar, detector.radar, detector.pose):
+        raise InputRefused("evidence compares sensors: the config needs camera, lidar, radar and pose.")
+    of_study: Mapping[Study, Callable[[RunConfig], tuple[Variant, ...]]] = {
+        "sensors": _sensors,
+        "strategies": _strategies,
+        "subsets": _subsets,
+        "losses": _losses,
+        "tasks": _tasks,
+    }
+    return of_study[study](config)
+
+
+def config_digest(config: RunConfig) -> str:
+    """What a training is found by: equal configs are trained once, whatever studies they are in."""
+    return hashlib.sha256(config_to_json(config).encode()).hexdigest()[:12]
+
+
+def _sensors(config: RunConfig) -> tuple[Variant, ...]:
+    rows = []
+    for pose in (False, True):
+        for kept in _SUBSETS:
+            name = " + ".join((*kept, *(("pose",) if pose else ())))
+            rows.append(Variant(name, _with_branches(config, kept, pose)))
+    return tuple(rows)
+
+
+def _with_branches(config: RunConfig, kept: tuple[Modality, ...], pose: bool) -> RunConfig:
+    """The same network without the branches of the other sensors; nothing is trained on what it does not have."""
+    detector = config.detector
+    detector = replace(
+        detector,
+        camera=detector.camera if "camera" in kept else None,
+        lidar=detector.lidar if "lidar" in kept else None,
+        radar=detector.radar if "radar" in kept else None,
+        pose=detector.pose if pose else None,
+    )
+    return RunConfig(config.sample, detector, config.training)
+
+
+def _strategies(config: RunConfig) -> tuple[Variant, ...]:
+    kinds: tuple[FusionKind, ...] = get_args(FusionKind)
+    return tuple(
+        Variant(kind, config)
+        if kind == config.detector.fusion.kind
+        else Variant(kind, replace(config, detector=replace(config.detector, fusion=fusion_config(kind))))
+        for kind in kinds
+    )
+
+
+def _subsets(config: RunConfig) -> tuple[Variant, ...]:
+    return tuple(
+        Variant(
+            f"modality dropout {dropout:g}",
+            replace(config, training=replace(config.training, modality_dropout=dropout)),
+        )
+        for dropout in (0.0, _DROPOUT)
+    )
+
+
+def _losses(config: RunConfig) -> tuple[Variant, ...]:
+    kinds: tuple[CrossModalKind, ...] = get_args(CrossModalKind)
+    beside = [
+        Variant(kind, replace(config, detector=replace(config.detector, cross_modal=CrossModalConfig(kind=kind))))
+        for kind in kinds
+    ]
+    return Variant("detection alone", config), *beside
+
+
+def _tasks(config: RunConfig) -> tuple[Variant, ...]:
+    return (
+        Variant("detection alone", config),
+        Variant(
+            "with map segmentation",
+            replace(config, detector=replace(config.detector, segmentation=SegmentationConfig())),
+        ),
+        Variant("with depth", replace(config, detector=replace(config.detector, depth=DepthTaskConfig()))),
+    )
