@@ -12,7 +12,7 @@ from tests.small_run import small_config
 from tools.__main__ import main
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained, read_evidence, write_evidence
-from tools.evidence_studies import STUDIES, config_digest, variants
+from tools.evidence_studies import STUDIES, Study, Variant, config_digest, variants
 from tools.exit_codes import ExitCode
 from tools.run_config import RunConfig, config_from_json, config_to_json, write_config
 
@@ -64,7 +64,7 @@ def test_a_config_without_a_branch_is_refused() -> None:
 
 
 def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> None:
-    rows = {"losses": variants("losses", small_config(2))}
+    rows: dict[Study, tuple[Variant, ...]] = {"losses": variants("losses", small_config(2))}
     first, second = rows["losses"][:2]
     figures = [(first, 0, 0.1), (first, 1, 0.3), (second, 0, 0.25)]
     evidence = Evidence(BASIS)
@@ -79,7 +79,7 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
 
 
 def test_the_sensors_have_tables_by_class_distance_and_condition() -> None:
-    rows = {"sensors": variants("sensors", small_config(2))}
+    rows: dict[Study, tuple[Variant, ...]] = {"sensors": variants("sensors", small_config(2))}
     evidence = Evidence(BASIS).with_trained(trained(config_digest(rows["sensors"][0].with_seed(0)), 0, 0.4))
     page = evidence_page(evidence, rows, seeds=1)
     assert "|  | car |\n| --- | --- |\n| camera | 0.400 |" in page
