@@ -97,6 +97,7 @@ class DetectorConfig:
 class Predictions:
     """What the network puts out, raw.
 
+    `bev`: what the heads look at, the sensors of now fused and, with `temporal`, the frames before.
     `modality_weights`: how much each modality weighs at each cell; see FusionStrategy. With late fusion `head` is what
     each sensor's head put out, and `bev` a mean that none of them sees. `modality_bevs`: of camera, LiDAR and radar
     before the fusion; zeros for one that no sample has. `availability`: which modalities a sample has and the detector

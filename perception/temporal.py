@@ -94,13 +94,14 @@ def follows(config: TemporalConfig, later: FrameBevs, earlier: FrameBevs) -> Boo
     moved = (later.global_from_ego[:, :3, 3] - earlier.global_from_ego[:, :3, 3]).norm(dim=1)
     same_scene = [one == other for one, other in zip(later.scene_names, earlier.scene_names, strict=True)]
     poses_finite = (later.global_from_ego.isfinite() & earlier.global_from_ego.isfinite()).all(dim=2).all(dim=1)
-    return (
+    result: Tensor = (
         torch.tensor(same_scene, device=seconds.device)
         & (seconds > 0)
         & (seconds <= config.max_gap)
         & (moved <= config.max_speed * seconds)
         & poses_finite
     )
+    return result
 
 
 def _seconds(later: FrameBevs, earlier: FrameBevs) -> Float64[Tensor, "B"]:
