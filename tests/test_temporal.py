@@ -108,7 +108,9 @@ def test_a_known_world_stays_in_its_place_however_it_is_augmented(seed: int) -> 
     assert float((found - seen_from(now))[known[:, None]].abs().max()) < 2e-3
 
 
-def frames_of(bevs: list[torch.Tensor], seconds: list[float], poses: list[Transform] | None = None) -> list[FrameBevs]:
+def frames_of(
+    bevs: list[torch.Tensor], seconds: list[float], poses: list[torch.Tensor] | None = None
+) -> list[FrameBevs]:
     """One frame each, newest first."""
     poses = poses or [from_yaw(0.0, (100.0 - 4.0 * back, 50.0, 0.0)) for back in range(len(bevs))]
     return [
@@ -237,3 +239,53 @@ def test_frames_of_a_stream_side_by_side_have_the_same_past_as_one_by_one(fusion
 def test_what_makes_no_sense_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         TemporalConfig(**fields)  # type: ignore[arg-type]
+
+
+MEADOW = BevGrid((-6.4, 6.4), (-6.4, 6.4), 0.8)
+
+
+def moving_dots(count: int, seed: int) -> tuple[FrameBevs, FrameBevs, torch.Tensor, torch.Tensor]:
+    """One dot in each of two frames of a moving, turning vehicle: now, before, the dot's cell, its velocity (ego)."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    place, velocity = uniform(-3.2, 3.2, count, 2), uniform(-3.0, 3.0, count, 2)
+    poses = torch.stack([from_yaw(yaw, (500.0, 300.0, 0.0)) for yaw in uniform(-3.0, 3.0, count).tolist()])
+    steps = zip(uniform(-0.3, 0.3, count).tolist(), uniform(0.0, 2.0, count).tolist(), strict=True)
+    earlier_from_now = torch.stack([from_yaw(turn, (ahead, 0.0, 0.0)) for turn, ahead in steps])
+    before = torch.cat([place - 0.5 * velocity, torch.zeros(count, 1), torch.ones(count, 1)], dim=1)
+    seen = (earlier_from_now @ before[..., None])[:, :2, 0]
+
+    def frame(at: torch.Tensor, time_us: int, global_from_ego: torch.Tensor) -> FrameBevs:
+        distance = (MEADOW.centers()[None].double() - at[:, None, None]).norm(dim=-1)
+        bev = torch.exp(-((distance / 0.8) ** 2)).float()[:, None].repeat(1, 8, 1, 1)
+        sensed, times = torch.ones(count, dtype=torch.bool), torch.full((count,), time_us)
+        return FrameBevs(bev, sensed, ("scene",) * count, times, global_from_ego)
+
+    now, earlier = frame(place, 1_500_000, poses), frame(seen, 1_000_000, poses @ torch.linalg.inv(earlier_from_now))
+    return now, earlier, MEADOW.cells(place).floor().long(), velocity.float()
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_it_learns_how_things_move_while_the_vehicle_moves(remembers: bool) -> None:
+    """Dots whose velocity no single frame shows, up to 3 m/s each way: 0.4 m/s of error are left, without it 1.5."""
+    torch.manual_seed(0)
+    fusion = TemporalFusion(TemporalConfig(neck=BevNeckConfig((16, 16), (1, 1))), MEADOW, 8)
+    velocity_of = torch.nn.Linear(8, 2)
+    optimizer = torch.optim.AdamW([*fusion.parameters(), *velocity_of.parameters()], lr=1e-2)
+    seen, others = moving_dots(512, seed=1), moving_dots(128, seed=2)
+
+    def error_on(dots: tuple[FrameBevs, FrameBevs, torch.Tensor, torch.Tensor], rows: list[int]) -> torch.Tensor:
+        now, earlier, cells, velocities = dots
+        bev = fusion(now.rows(rows), [earlier.rows(rows)] if remembers else [])
+        found = velocity_of(bev[torch.arange(len(rows)), :, cells[rows, 1], cells[rows, 0]])
+        return (found - velocities[rows]).abs().mean()
+
+    for step in range(80):
+        optimizer.zero_grad()
+        error_on(seen, [(16 * step + index) % 512 for index in range(16)]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    left = float(error_on(others, list(range(128))).detach())
+    assert left < 0.6 if remembers else left > 1.3
