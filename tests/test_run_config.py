@@ -51,6 +51,8 @@ def test_frames_on_the_command_line_come_back_in_the_file_and_in_the_command_tha
         assert config_from_json(config_to_json(config), "my.json") == config
         command = resume_command(arguments, RunFolder(Path("runs/tiny")))
         assert (f"--frames {frames} " in command) == (frames is not None)
+    with pytest.raises(InputRefused, match="late fusion has no fused BEV"):
+        training_config(TrainArguments("tiny", Path("nowhere"), fusion="late", frames=2))
     for frames in (0, 6):
         with pytest.raises(InputRefused, match="--frames must lie between 1 and 5"):
             training_config(TrainArguments("tiny", Path("nowhere"), frames=frames))

@@ -18,7 +18,6 @@ from datasets.nuscenes.reader import NuScenesReader
 from datasets.reader import LogReader
 from datasets.samples.fusion_dataset import FusionDataset
 from datasets.samples.map_raster import MapTargets
-from perception.detector import DetectorConfig
 from perception.fusion.build import FusionKind, fusion_config
 from perception.temporal import TemporalConfig
 from tools.devices import DeviceChoice, limit_threads
@@ -110,10 +109,13 @@ def training_config(arguments: TrainArguments) -> RunConfig:
     """The preset or the config file, with what the command line changes."""
     config = preset_or_config(arguments.config)
     try:
-        if arguments.fusion is not None and arguments.fusion != config.detector.fusion.kind:
-            config = replace(config, detector=replace(config.detector, fusion=fusion_config(arguments.fusion)))
+        detector = config.detector
+        fusion, temporal = detector.fusion, detector.temporal
+        if arguments.fusion is not None and arguments.fusion != fusion.kind:
+            fusion = fusion_config(arguments.fusion)
         if arguments.frames is not None:
-            config = replace(config, detector=_with_frames(config.detector, arguments.frames))
+            temporal = _with_frames(temporal, arguments.frames)
+        config = replace(config, detector=replace(detector, fusion=fusion, temporal=temporal))
         if arguments.steps is not None:
             config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))
         if arguments.workers is not None:
@@ -125,13 +127,11 @@ def training_config(arguments: TrainArguments) -> RunConfig:
     return config
 
 
-def _with_frames(config: DetectorConfig, frames: int) -> DetectorConfig:
-    """The detector that fuses so many frames. Raises ValueError for less than 1 and more than 5."""
+def _with_frames(temporal: TemporalConfig | None, frames: int) -> TemporalConfig | None:
+    """A memory for so many frames in all. Raises ValueError for less than 1 and more than 5."""
     if not 1 <= frames <= 5:
         raise ValueError(f"--frames must lie between 1 and 5, not {frames}")
-    if frames == 1:
-        return replace(config, temporal=None)
-    return replace(config, temporal=replace(config.temporal or TemporalConfig(), earlier_frames=frames - 1))
+    return None if frames == 1 else replace(temporal or TemporalConfig(), earlier_frames=frames - 1)
 
 
 def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
