@@ -26,6 +26,10 @@ class LogReader(Protocol):
         """One frame with everything that was recorded for it."""
         ...
 
+    def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
+        """The tokens of up to `count` frames right before a frame, newest first, of the same log."""
+        ...
+
     def annotations(self, token: str) -> Annotations | None:
         """The annotations of a frame, without reading a sensor file; None where it has none at all."""
         ...

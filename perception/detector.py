@@ -28,12 +28,14 @@ from perception.radar_branch import RadarBranch, RadarConfig
 from perception.tasks.depth import DepthTaskConfig, depth_loss, depth_targets
 from perception.tasks.segmentation import SegmentationConfig, SegmentationHead
 from perception.tasks.task_weights import Task, TaskWeights, TaskWeightsConfig
+from perception.temporal import FrameBevs, TemporalConfig, TemporalFusion, along_stream
 
 
 @dataclass(frozen=True)
 class DetectorConfig:
     """`grid`: the BEV on which sensors meet, with `channels` channels. A branch that is None is not built.
 
+    `temporal`: the memory of earlier frames; None: every frame is looked at by itself.
     The tasks beside detection: `segmentation` of the map, `depth` of the pictures' pixels, `cross_modal` alignment of
     the sensors' BEVs; a task that is None is not learnt.
     """
@@ -46,6 +48,7 @@ class DetectorConfig:
     pose: PoseConfig | None
     fusion: FusionConfig
     head: HeadConfig
+    temporal: TemporalConfig | None = None
     segmentation: SegmentationConfig | None = None
     depth: DepthTaskConfig | None = None
     cross_modal: CrossModalConfig | None = None
@@ -66,6 +69,8 @@ class DetectorConfig:
             case LateFusionConfig():
                 if not self.sensors:
                     raise ValueError("late fusion needs a camera, LiDAR or radar branch, and there is none")
+                if self.temporal is not None:
+                    raise ValueError("late fusion has no fused BEV to remember: temporal needs another fusion")
 
     @property
     def sensors(self) -> tuple[Modality, ...]:
@@ -78,6 +83,11 @@ class DetectorConfig:
         return tuple(name for name, branch in branches if branch is not None)
 
     @property
+    def earlier_frames(self) -> int:
+        """How many frames before a frame have a say in it."""
+        return 0 if self.temporal is None else self.temporal.earlier_frames
+
+    @property
     def patch(self) -> int:
         """The fusion works on patches of so many by so many cells, and may leave their pattern in the BEV."""
         return self.fusion.stride if isinstance(self.fusion, FusionTransformerConfig) else 1
@@ -87,6 +97,7 @@ class DetectorConfig:
 class Predictions:
     """What the network puts out, raw.
 
+    `bev`: what the heads look at, the sensors of now fused and, with `temporal`, the frames before.
     `modality_weights`: how much each modality weighs at each cell; see FusionStrategy. With late fusion `head` is what
     each sensor's head put out, and `bev` a mean that none of them sees. `modality_bevs`: of camera, LiDAR and radar
     before the fusion; zeros for one that no sample has. `availability`: which modalities a sample has and the detector
@@ -103,6 +114,23 @@ class Predictions:
     images: ImageFeatures | None
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """One frame by itself, up to the fusion of its sensors; `motion`: the pose's embedding."""
+
+    bev: Float[Tensor, "B C Y X"]
+    modality_weights: Float[Tensor, "B M Y X"] | None
+    modality_bevs: Float[Tensor, "B 3 C Y X"]
+    motion: Float[Tensor, "B C"]
+    availability: Bool[Tensor, "B 4"]
+    images: ImageFeatures | None
+
+    def remembered(self, batch: Batch) -> FrameBevs:
+        """What fusion over time needs of this frame of the batch."""
+        sensed = self.availability[:, :3].any(dim=1)
+        return FrameBevs(self.bev, sensed, batch.scene_names, batch.timestamps_us, batch.global_from_ego)
+
+
 class Detector(nn.Module):
     """Any subset of camera, LiDAR, radar and pose to 3D boxes in the ego frame.
 
@@ -110,6 +138,9 @@ class Detector(nn.Module):
     any output. (Radar points do not say which radar they are from: of a single radar that is unavailable the batch must
     hold none, as `make_sample` sees to it.) A sample's output does not depend on the other samples of its batch, but
     for the rounding of matrix products.
+
+    With `temporal` the frames before each have a say: `forward` takes them out of the batch (`Batch.previous`), `step`
+    out of what it remembers of a stream. Both come to the same.
     """
 
     def __init__(self, config: DetectorConfig) -> None:
@@ -125,6 +156,7 @@ class Detector(nn.Module):
         self.radar = None if config.radar is None else RadarBranch(config.radar, grid, channels, painted)
         self.pose = None if config.pose is None else PoseEncoder(config.pose, channels)
         self.fusion = build_fusion(config.fusion, grid, channels)
+        self.temporal = None if config.temporal is None else TemporalFusion(config.temporal, grid, channels)
         self.head: DetectionHead[Any] | SensorHeads
         if isinstance(config.fusion, LateFusionConfig):
             self.head = SensorHeads(config.fusion, config.head, grid, channels, config.sensors)
@@ -144,7 +176,42 @@ class Detector(nn.Module):
         self.task_weights = TaskWeights(config.task_weights, tasks)
 
     def forward(self, batch: Batch) -> Predictions:
-        """Run the network. A modality that no sample has, or that the detector was built without, is not computed."""
+        """Run the network. A modality that no sample has, or that the detector was built without, is not computed.
+
+        Of earlier frames only what they leave in the memory is computed, as in evaluation and without gradient
+        (BEVFormer, Li et al. 2022).
+        """
+        frame = self._frame(batch)
+        if self.temporal is None:
+            return self._predictions(frame, frame.bev)
+        earlier = self._remembered(batch.previous[: self.config.earlier_frames])
+        return self._predictions(frame, self.temporal(frame.remembered(batch), earlier))
+
+    def step(self, batch: Batch, memory: FrameBevs | None) -> tuple[Predictions, FrameBevs | None]:
+        """Run the network on the next frames of a stream, in recorded order (on the road: one); `Batch.previous` plays
+        no part.
+
+        memory: what the step before returned, None at the start. Scenes may follow one another: what belongs to another
+        scene, or lies before a gap, does not count. Returns the memory for the next step, None without `temporal`.
+        """
+        frame = self._frame(batch)
+        if self.temporal is None:
+            return self._predictions(frame, frame.bev), None
+        now, count = frame.remembered(batch), self.config.earlier_frames
+        history = now.detached() if memory is None else memory.followed_by(now.detached())
+        bev = self.temporal(now, along_stream(history, len(now), count))
+        return self._predictions(frame, bev), history.rows(range(max(len(history) - count, 0), len(history)))
+
+    @torch.no_grad()
+    def _remembered(self, batches: Sequence[Batch]) -> list[FrameBevs]:
+        training = self.training
+        self.eval()
+        try:
+            return [self._frame(batch).remembered(batch) for batch in batches]
+        finally:
+            self.train(training)
+
+    def _frame(self, batch: Batch) -> _Frame:
         batch = without_absent_data(batch)
         availability = self._usable(batch)
         camera, lidar, radar, pose = availability.any(dim=0).tolist()
@@ -168,14 +235,17 @@ class Detector(nn.Module):
             motion = torch.zeros(len(availability), self.config.channels, device=availability.device)
         stacked = self._stack(bevs, availability)
         bev, weights = self.fusion(stacked, motion, availability)
+        return _Frame(bev, weights, stacked, motion, availability, images)
+
+    def _predictions(self, frame: _Frame, bev: Float[Tensor, "B C Y X"]) -> Predictions:
         return Predictions(
             bev=bev,
-            head=self._head_outputs(bev, stacked, motion, availability),
-            modality_weights=weights,
-            modality_bevs=stacked,
-            availability=availability,
+            head=self._head_outputs(bev, frame.modality_bevs, frame.motion, frame.availability),
+            modality_weights=frame.modality_weights,
+            modality_bevs=frame.modality_bevs,
+            availability=frame.availability,
             segmentation_logits=None if self.segmentation is None else self.segmentation(bev),
-            images=None if self.config.depth is None else images,
+            images=None if self.config.depth is None else frame.images,
         )
 
     def losses(self, predictions: Predictions, batch: Batch, generator: torch.Generator | None = None) -> Losses:

@@ -14,16 +14,18 @@ def drop_modalities(batch: Batch, probability: float, generator: torch.Generator
 
     With this probability a sample keeps only a random subset of the sensors it has: each non-empty proper subset is as
     likely as any other (UniBEV, Wang et al. 2024, with camera and LiDAR: 0.5, and then one of the two). With the same
-    probability, drawn apart, it loses its pose, unless the pose is all it has. No sample loses everything it had.
+    probability, drawn apart, it loses its pose, unless the pose is all it has. No sample loses everything it had. The
+    frames before a sample (`Batch.previous`) lose what it loses: a sensor that is not there was not there before.
     """
-    kept = batch.availability.cpu()
-    for index in range(len(kept)):
-        kept[index] = _draw(kept[index], probability, generator)
-    return mask_modalities(batch, kept.to(batch.lidar_available.device))
+    available = batch.availability.cpu()
+    kept = torch.stack([_draw(row, probability, generator) for row in available])
+    # What a sample lacks of itself, the frames before may well have.
+    return mask_modalities(batch, (kept | ~available).to(batch.lidar_available.device))
 
 
 def mask_modalities(batch: Batch, kept: Bool[Tensor, "B 4"]) -> Batch:
-    """The batch with only the modalities that `kept` allows, sample by sample, in the order of MODALITIES.
+    """The batch with only the modalities that `kept` allows, sample by sample, in the order of MODALITIES; so also the
+    frames before.
 
     Only availability changes; the network looks at no data of a sensor that is not available.
     """
@@ -34,6 +36,7 @@ def mask_modalities(batch: Batch, kept: Bool[Tensor, "B 4"]) -> Batch:
         lidar_available=batch.lidar_available & lidar,
         radar_available=batch.radar_available & radar[:, None],
         ego_motion_valid=batch.ego_motion_valid & pose[:, None],
+        previous=tuple(mask_modalities(earlier, kept) for earlier in batch.previous),
     )
 
 

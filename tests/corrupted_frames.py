@@ -54,5 +54,14 @@ class HeldFrames:
     def frame(self, token: str) -> LogFrame:
         return self._frames[token]
 
+    def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
+        tokens = list(self._frames)
+        place = tokens.index(token)
+        return tuple(
+            other
+            for other in reversed(tokens[max(place - count, 0) : place])
+            if self._frames[other].scene_name == self._frames[token].scene_name
+        )
+
     def annotations(self, token: str) -> Annotations | None:
         return self._frames[token].annotations

@@ -110,6 +110,8 @@ def sample_of(batch: Batch, index: int) -> Batch:
     return replace(
         batch,
         tokens=batch.tokens[one],
+        scene_names=batch.scene_names[one],
+        timestamps_us=batch.timestamps_us[one],
         images=batch.images[one],
         intrinsics=batch.intrinsics[one],
         ego_from_cam=batch.ego_from_cam[one],
@@ -122,4 +124,5 @@ def sample_of(batch: Batch, index: int) -> Batch:
         ego_motion_valid=batch.ego_motion_valid[one],
         global_from_ego=batch.global_from_ego[one],
         boxes=None if batch.boxes is None else batch.boxes[one],
+        previous=tuple(sample_of(earlier, index) for earlier in batch.previous),
     )

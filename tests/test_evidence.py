@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from datasets.faults import InputRefused
+from perception.temporal import TemporalConfig
 from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config
 from tools.__main__ import main
@@ -61,6 +62,10 @@ def test_a_config_without_a_branch_is_refused() -> None:
     blind = RunConfig(config.sample, replace(config.detector, camera=None), config.training)
     with pytest.raises(InputRefused, match="needs camera, lidar, radar and pose"):
         variants("sensors", blind)
+    remembering = replace(config, detector=replace(config.detector, temporal=TemporalConfig()))
+    with pytest.raises(InputRefused, match="late fusion"):
+        variants("strategies", remembering)
+    assert all(row.config.detector.temporal is not None for row in variants("sensors", remembering))
 
 
 def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> None:

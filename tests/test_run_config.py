@@ -43,6 +43,21 @@ def test_every_fusion_is_named_in_the_file(kind: FusionKind) -> None:
     assert f"--fusion {kind} " in command
 
 
+def test_frames_on_the_command_line_come_back_in_the_file_and_in_the_command_that_resumes() -> None:
+    for frames in (None, 1, 2, 5):
+        arguments = TrainArguments("tiny", Path("nowhere"), frames=frames)
+        config = training_config(arguments)
+        assert config.detector.earlier_frames == (frames or 1) - 1
+        assert config_from_json(config_to_json(config), "my.json") == config
+        command = resume_command(arguments, RunFolder(Path("runs/tiny")))
+        assert (f"--frames {frames} " in command) == (frames is not None)
+    with pytest.raises(InputRefused, match="late fusion has no fused BEV"):
+        training_config(TrainArguments("tiny", Path("nowhere"), fusion="late", frames=2))
+    for frames in (0, 6):
+        with pytest.raises(InputRefused, match="--frames must lie between 1 and 5"):
+            training_config(TrainArguments("tiny", Path("nowhere"), frames=frames))
+
+
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(InputRefused, match="tiny, base"):
         preset("huge")

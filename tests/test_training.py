@@ -219,6 +219,9 @@ class SecondWithoutAnnotations:
     def frame(self, token: str) -> LogFrame:
         return replace(self._reader.frame(token), annotations=self.annotations(token))
 
+    def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
+        return self._reader.earlier_tokens(token, count)
+
     def annotations(self, token: str) -> Annotations | None:
         return None if token == self.frame_tokens("all")[1] else self._reader.annotations(token)
 

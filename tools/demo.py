@@ -159,7 +159,7 @@ def _draw(world: Path, run: Path, output: Path) -> list[Path]:
     config, detector = load_detector(run)
     reader = open_tables(world, None, config.sample)
     tokens = evenly_spread(reader.frame_tokens(_VAL_SPLIT), _PICTURES)
-    return draw_frames(reader, tokens, DetectorView(config, detector, _MIN_SCORE), output, MissingSensors())
+    return draw_frames(reader, tokens, DetectorView(config, detector, _MIN_SCORE, reader), output, MissingSensors())
 
 
 @dataclass

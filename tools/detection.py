@@ -1,4 +1,6 @@
-"""From a frame of a log to boxes, with what the network put out on the way."""
+"""From frames of a log to boxes, with what the network put out on the way."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64
@@ -6,16 +8,46 @@ from torch import Tensor
 
 from datasets.boxes import Boxes3D
 from datasets.frames import LogFrame
-from datasets.samples.batch import collate
+from datasets.samples.batch import Batch, collate
+from datasets.samples.fusion_dataset import clip
 from datasets.samples.make_sample import SampleConfig, make_sample
 from perception.detector import Detector, Predictions
+from perception.temporal import FrameBevs
 
 
-def detect_frame(detector: Detector, config: SampleConfig, frame: LogFrame) -> tuple[Boxes3D, Predictions]:
-    """The detections of one frame (ego, float32, on the CPU) and the raw outputs, on the detector's device."""
-    batch = collate([make_sample(frame, config)]).to(next(detector.parameters()).device)
+class DetectorStream:
+    """A detector on its way along a recording: what it remembers of a batch is there for the next one.
+
+    Frames come in recorded order, scene by scene. A detector without memory looks at each frame by itself.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self._memory: FrameBevs | None = None
+
+    @torch.no_grad()
+    def detect(self, batch: Batch) -> tuple[list[Boxes3D], Predictions]:
+        """The detections of each frame (ego, float32, on the CPU) and the raw outputs, on the detector's device."""
+        on_device = batch.to(next(self._detector.parameters()).device)
+        predictions, self._memory = self._detector.step(on_device, self._memory)
+        return [boxes.to(torch.device("cpu")) for boxes in self._detector.decode(predictions)], predictions
+
+    def detect_global(self, batch: Batch) -> dict[str, Boxes3D]:
+        """The detections of each frame by token, in global, float64, on the CPU."""
+        found, _ = self.detect(batch)
+        return {
+            token: in_global(boxes, global_from_ego)
+            for token, boxes, global_from_ego in zip(batch.tokens, found, batch.global_from_ego, strict=True)
+        }
+
+
+def detect_frame(
+    detector: Detector, config: SampleConfig, frame: LogFrame, earlier: Sequence[LogFrame] = ()
+) -> tuple[Boxes3D, Predictions]:
+    """As `DetectorStream.detect`, of one frame anywhere in a log; `earlier`: those before it, newest first."""
+    batch = collate([clip([make_sample(each, config) for each in (frame, *earlier)])])
     with torch.no_grad():
-        predictions: Predictions = detector(batch)
+        predictions: Predictions = detector(batch.to(next(detector.parameters()).device))
     return detector.decode(predictions)[0].to(torch.device("cpu")), predictions
 
 

@@ -84,6 +84,11 @@ def _with_branches(config: RunConfig, kept: tuple[Modality, ...], pose: bool) ->
 
 
 def _strategies(config: RunConfig) -> tuple[Variant, ...]:
+    if config.detector.temporal is not None:
+        raise InputRefused(
+            "late fusion, one of the strategies, has no fused BEV to remember: take detector.temporal out of the "
+            "config."
+        )
     kinds: tuple[FusionKind, ...] = get_args(FusionKind)
     return tuple(
         Variant(kind, config)

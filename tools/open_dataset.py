@@ -82,13 +82,15 @@ def open_dataset(
     *,
     augmentation: Augmentation | None = None,
     seed: int = 0,
+    earlier_frames: int = 0,
 ) -> FusionDataset:
-    """The samples of a split in the order of the recording.
+    """The samples of a split in the order of the recording, with so many earlier frames each.
 
     Raises InputRefused for a root, a version or a split that is not there, and for tables that contradict themselves.
     """
     reader = open_reader(data_root, version, config, channels=config.channels)
-    return FusionDataset(reader, reader.frame_tokens(split), config, augmentation=augmentation, seed=seed)
+    tokens = reader.frame_tokens(split)
+    return FusionDataset(reader, tokens, config, augmentation=augmentation, seed=seed, earlier_frames=earlier_frames)
 
 
 def holds_shards(data_root: str | Path) -> bool:

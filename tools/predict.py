@@ -9,15 +9,14 @@ from typing import Annotated
 
 import tyro
 
-from calibration.transforms import Transform
 from datasets.boxes import Boxes3D
 from datasets.faults import InputRefused
 from datasets.nuscenes.results import write_results
 from datasets.nuscenes.splits import split_in_file_name
 from datasets.samples.batch import MODALITIES, Modality
 from datasets.samples.fusion_dataset import FusionDataset
-from perception.detector import Detector, DetectorConfig
-from tools.detection import in_global
+from perception.detector import DetectorConfig
+from tools.detection import DetectorStream
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.exit_codes import Degraded
 from tools.missing_sensors import MissingSensors
@@ -81,12 +80,13 @@ def predict_to_file(arguments: PredictArguments, version: str, split: str, outpu
     print(f"{len(dataset)} samples of the split {split} of {version}", file=sys.stderr, flush=True)
     missing = MissingSensors()
     boxes_global: dict[str, Boxes3D] = {}
+    stream = DetectorStream(detector)
     batches = -(-len(dataset) // arguments.batch_size)
     loaded_batches = batches_in_order(dataset, arguments.batch_size, arguments.workers, arguments.missing_sensors)
     for loaded in progress(loaded_batches, "detecting", batches):
         for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
             missing.add(token, faults, impairments)
-        boxes_global |= detect_global(detector, loaded)
+        boxes_global |= stream.detect_global(loaded.batch)
     write_results(output, boxes_global, modalities_of(config.detector))
     return missing
 
@@ -117,17 +117,6 @@ def batches_in_order(
         for start in range(0, len(dataset), batch_size)
     ]
     return load_batches(dataset, order, workers=workers, missing_sensors=missing_sensors)
-
-
-def detect_global(detector: Detector, loaded: LoadedBatch) -> dict[str, Boxes3D]:
-    """The detections of a batch by token, in global, float64, on the CPU."""
-    device = next(detector.parameters()).device
-    found = detector.detect(loaded.batch.to(device))
-    poses: list[Transform] = list(loaded.batch.global_from_ego)
-    return {
-        token: in_global(boxes, global_from_ego)
-        for token, boxes, global_from_ego in zip(loaded.batch.tokens, found, poses, strict=True)
-    }
 
 
 def modalities_of(config: DetectorConfig) -> tuple[Modality, ...]:

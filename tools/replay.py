@@ -24,8 +24,10 @@ from datasets.nuscenes.recording import (
     read_picture,
     read_points,
 )
+from datasets.samples.batch import collate
+from datasets.samples.make_sample import make_sample
 from perception.detector import Detector
-from tools.detection import detect_frame, in_global
+from tools.detection import DetectorStream, in_global
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.drawing.canvas import enlarged, jpeg_bytes
 from tools.drawing.features import principal_colors
@@ -153,7 +155,7 @@ class SceneReplay:
     ) -> None:
         self._reader = reader
         self._config = config
-        self._detector = detector
+        self._stream = None if detector is None else DetectorStream(detector)
         self._min_score = min_score
         self._messages = messages_of_scene(reader, scene)
         self._fixes = fixes_of_scene(reader, scene)
@@ -238,10 +240,10 @@ class SceneReplay:
         if frame.annotations is not None:
             boxes, names = frame.annotations.boxes_global, frame.annotations.instance_tokens
             log.write("/markers/annotations", moment, scene_of_boxes(frame.timestamp_us, boxes, names, 0.25, False))
-        if self._detector is None or self._config is None:
+        if self._stream is None or self._config is None:
             return
         began = time.perf_counter()
-        boxes, predictions = detect_frame(self._detector, self._config.sample, frame)
+        (boxes,), predictions = self._stream.detect(collate([make_sample(frame, self._config.sample)]))
         detections = in_global(boxes[boxes.scores >= self._min_score], frame.global_from_ego)
         self._latencies.append(reading + time.perf_counter() - began)
         self._detection_count += len(detections)

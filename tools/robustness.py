@@ -27,13 +27,14 @@ from datasets.nuscenes.splits import default_split, scenes_of_split, split_in_fi
 from datasets.nuscenes.tables import find_version
 from datasets.samples.fusion_dataset import FusionDataset
 from perception.detector import Detector
+from tools.detection import DetectorStream
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.drawing.canvas import png_bytes
 from tools.drawing.heat_table import draw_heat_table
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
 from tools.open_dataset import DataRoot, open_tables, tables_root
-from tools.predict import batches_in_order, detect_global, modalities_of, refuse_loader_options
+from tools.predict import batches_in_order, modalities_of, refuse_loader_options
 from tools.progress import Progress
 from tools.robustness_page import heat_rows, page, summary_text
 from tools.robustness_rows import CLEAN, Basis, Measured, Row, read_rows, row_of, write_rows
@@ -217,10 +218,11 @@ def _measure(
     reader = CorruptedReader(trial.reader, cell.corruption, trial.tokens, arguments.seed)
     dataset = FusionDataset(reader, trial.tokens, trial.config.sample)
     boxes_global: dict[str, Boxes3D] = {}
+    stream = DetectorStream(trial.detector)
     for loaded in batches_in_order(dataset, arguments.batch_size, arguments.workers, arguments.missing_sensors):
         for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
             missing.add(token, faults, impairments)
-        boxes_global |= detect_global(trial.detector, loaded)
+        boxes_global |= stream.detect_global(loaded.batch)
         shown.advance(f"{cell.name} {cell.label}".strip(), steps=len(loaded.batch.tokens))
     return _scored(trial, boxes_global, output)
 

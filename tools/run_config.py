@@ -36,6 +36,12 @@ class RunConfig:
             radar_channels=sample.radar_channels if detector.radar is not None else (),
         )
         object.__setattr__(self, "sample", used)
+        augmentation = self.training.augmentation
+        if detector.temporal is not None and augmentation is not None and augmentation.paste is not None:
+            raise ValueError(
+                "training.augmentation.paste puts objects into single frames, and detector.temporal looks for what "
+                "moves between them: leave one of them out"
+            )
 
 
 def config_to_json(config: RunConfig) -> str:

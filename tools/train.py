@@ -19,6 +19,7 @@ from datasets.reader import LogReader
 from datasets.samples.fusion_dataset import FusionDataset
 from datasets.samples.map_raster import MapTargets
 from perception.fusion.build import FusionKind, fusion_config
+from perception.temporal import TemporalConfig
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
 from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
@@ -50,6 +51,8 @@ class TrainArguments:
     """The run folder, otherwise runs/PRESET."""
     fusion: FusionKind | None = None
     """How the sensors become one, instead of the config's way."""
+    frames: int | None = None
+    """Frames fused over time, the present one included (1: no memory), instead of the config's."""
     steps: int | None = None
     """Steps, instead of the config's."""
     workers: int | None = None
@@ -106,8 +109,13 @@ def training_config(arguments: TrainArguments) -> RunConfig:
     """The preset or the config file, with what the command line changes."""
     config = preset_or_config(arguments.config)
     try:
-        if arguments.fusion is not None and arguments.fusion != config.detector.fusion.kind:
-            config = replace(config, detector=replace(config.detector, fusion=fusion_config(arguments.fusion)))
+        detector = config.detector
+        fusion, temporal = detector.fusion, detector.temporal
+        if arguments.fusion is not None and arguments.fusion != fusion.kind:
+            fusion = fusion_config(arguments.fusion)
+        if arguments.frames is not None:
+            temporal = _with_frames(temporal, arguments.frames)
+        config = replace(config, detector=replace(detector, fusion=fusion, temporal=temporal))
         if arguments.steps is not None:
             config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))
         if arguments.workers is not None:
@@ -119,10 +127,20 @@ def training_config(arguments: TrainArguments) -> RunConfig:
     return config
 
 
+def _with_frames(temporal: TemporalConfig | None, frames: int) -> TemporalConfig | None:
+    """A memory for so many frames in all. Raises ValueError for less than 1 and more than 5."""
+    if not 1 <= frames <= 5:
+        raise ValueError(f"--frames must lie between 1 and 5, not {frames}")
+    return None if frames == 1 else replace(temporal or TemporalConfig(), earlier_frames=frames - 1)
+
+
 def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
     """The command that goes on with this run."""
     words = ["bevel", "train", arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
-    options = ("version", "split", "val_split", "fusion", "steps", "workers", "missing_sensors", "device", "threads")
+    options = (
+        *("version", "split", "val_split", "fusion", "frames", "steps", "workers"),
+        *("missing_sensors", "device", "threads"),
+    )
     for option in options:
         value = getattr(arguments, option)
         if value != getattr(TrainArguments, option):
@@ -158,6 +176,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         augmentation=settings.augmentation,
         seed=settings.seed,
         maps=_maps(config, reader, tokens),
+        earlier_frames=config.detector.earlier_frames,
     )
     if arguments.val_split is not None and isinstance(reader, NuScenesReader):  # now, not after hours of training
         load_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)

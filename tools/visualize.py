@@ -18,7 +18,6 @@ from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import read_results
 from datasets.reader import LogReader
 from datasets.samples.batch import MODALITIES
-from datasets.samples.make_sample import SampleConfig
 from perception.detector import Detector
 from tools.detection import detect_frame
 from tools.devices import DeviceChoice, choose_device, limit_threads
@@ -63,14 +62,14 @@ def visualize(arguments: VisualizeArguments) -> Path:
     """
     limit_threads(arguments.threads)
     view: DetectionSource = NoDetections()
-    sample_config: SampleConfig | None = None
     if arguments.source is not None and arguments.source.is_dir():
         config, detector = load_detector(arguments.source, choose_device(arguments.device))
-        sample_config = config.sample
-        view = DetectorView(config, detector, arguments.min_score)
-    elif arguments.source is not None:
-        view = ResultsView(read_results(arguments.source), arguments.min_score, str(arguments.source))
-    reader = open_tables(arguments.data_root, arguments.version, sample_config)
+        reader = open_tables(arguments.data_root, arguments.version, config.sample)
+        view = DetectorView(config, detector, arguments.min_score, reader)
+    else:
+        reader = open_tables(arguments.data_root, arguments.version, None)
+        if arguments.source is not None:
+            view = ResultsView(read_results(arguments.source), arguments.min_score, str(arguments.source))
     missing = MissingSensors()
     draw_frames(reader, _chosen_tokens(reader, arguments), view, arguments.output, missing)
     print(missing.table())
@@ -113,16 +112,19 @@ class ResultsView:
 
 
 class DetectorView:
-    """A detector that runs on each frame."""
+    """A detector that runs on each frame; if it remembers, on the frames right before it first."""
 
-    def __init__(self, config: RunConfig, detector: Detector, min_score: float) -> None:
+    def __init__(self, config: RunConfig, detector: Detector, min_score: float, reader: LogReader) -> None:
         self._config = config
         self._detector = detector
         self._min_score = min_score
+        self._reader = reader
 
     def detections(self, frame: LogFrame) -> tuple[Boxes3D | None, FusedView | None]:
         """The boxes in ego, the fused features and the weight of each modality."""
-        boxes, predictions = detect_frame(self._detector, self._config.sample, frame)
+        tokens = self._reader.earlier_tokens(frame.token, self._config.detector.earlier_frames)
+        earlier = [self._reader.frame(token) for token in tokens]
+        boxes, predictions = detect_frame(self._detector, self._config.sample, frame, earlier)
         weights = predictions.modality_weights
         fused = FusedView(
             bev=predictions.bev[0].cpu(),

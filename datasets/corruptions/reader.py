@@ -39,6 +39,10 @@ class CorruptedReader:
 
         return self._corruption.corrupted(frame, past, self._seed)
 
+    def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
+        """As the other reader. Raises KeyError for a token that is not there."""
+        return self._reader.earlier_tokens(token, count)
+
     def annotations(self, token: str) -> Annotations | None:
         """As the other reader: nothing is spoilt."""
         return self._reader.annotations(token)

@@ -110,6 +110,11 @@ class DgpReader:
             impairments=tuple(impairments),
         )
 
+    def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
+        """The samples right before one in its scene, newest first. Raises KeyError for a token that is no sample."""
+        scene, position = self._place_of[token]
+        return tuple(sample.token for sample in reversed(scene.samples[max(position - count, 0) : position]))
+
     def annotations(self, token: str) -> Annotations | None:
         """The annotations of a sample, without touching a sensor file; None where nobody annotated its cloud."""
         return self._annotations(*self._place_of[token])

@@ -120,6 +120,11 @@ class NuScenesReader:
             impairments=tuple(impairments),
         )
 
+    def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
+        """The samples right before one in its scene, newest first. Raises KeyError for a token that is no sample."""
+        scene, sample = self.index.find(token)
+        return tuple(reversed(self.index.sample_tokens(scene)[max(sample - count, 0) : sample]))
+
     def annotations(self, token: str) -> Annotations | None:
         """The annotations of a sample, without touching a sensor file; None where the tables have none at all."""
         return annotations_of(self.index, *self._found(token)) if self.index.annotated else None

@@ -43,10 +43,14 @@ class PointBatch:
 class Batch:
     """B samples. Shapes and meanings as in Sample; boxes is None where any sample has no annotations.
 
-    map_masks and map_known: the samples' MapRasters, None where any sample has none.
+    map_masks and map_known: the samples' MapRasters, None where any sample has none. previous: the samples' frames
+    before, newest first, each time of all samples; in the place of one that is not there stands a frame without any
+    sensor.
     """
 
     tokens: tuple[str, ...]
+    scene_names: tuple[str, ...]
+    timestamps_us: Int64[Tensor, "B"]
     images: UInt8[Tensor, "B N 3 H W"]
     intrinsics: Float32[Tensor, "B N 3 3"]
     ego_from_cam: Float32[Tensor, "B N 4 4"]
@@ -61,6 +65,7 @@ class Batch:
     boxes: tuple[Boxes3D, ...] | None
     map_masks: Bool[Tensor, "B L Y X"] | None = None
     map_known: Bool[Tensor, "B Y X"] | None = None
+    previous: tuple["Batch", ...] = ()
 
     @property
     def availability(self) -> Bool[Tensor, "B 4"]:
@@ -79,6 +84,8 @@ class Batch:
         """The same batch on a device."""
         return Batch(
             tokens=self.tokens,
+            scene_names=self.scene_names,
+            timestamps_us=self.timestamps_us.to(device),
             images=self.images.to(device),
             intrinsics=self.intrinsics.to(device),
             ego_from_cam=self.ego_from_cam.to(device),
@@ -93,11 +100,12 @@ class Batch:
             boxes=None if self.boxes is None else tuple(boxes.to(device) for boxes in self.boxes),
             map_masks=None if self.map_masks is None else self.map_masks.to(device),
             map_known=None if self.map_known is None else self.map_known.to(device),
+            previous=tuple(batch.to(device) for batch in self.previous),
         )
 
     def without(self, *modalities: Modality) -> "Batch":
-        """The same batch as if these sensors had not been there in any sample."""
-        batch = self
+        """The same batch as if these sensors had not been there in any sample, nor in the frames before."""
+        batch = replace(self, previous=tuple(earlier.without(*modalities) for earlier in self.previous))
         if "camera" in modalities:
             batch = replace(
                 batch,
@@ -134,6 +142,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     mapped = len(maps) == len(samples)
     return Batch(
         tokens=tuple(sample.token for sample in samples),
+        scene_names=tuple(sample.scene_name for sample in samples),
+        timestamps_us=torch.tensor([sample.timestamp_us for sample in samples]),
         images=torch.stack([sample.images for sample in samples]),
         intrinsics=torch.stack([sample.intrinsics for sample in samples]),
         ego_from_cam=torch.stack([sample.ego_from_cam for sample in samples]),
@@ -148,4 +158,36 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes=tuple(boxes) if len(boxes) == len(samples) else None,
         map_masks=torch.stack([raster.masks for raster in maps]) if mapped else None,
         map_known=torch.stack([raster.known for raster in maps]) if mapped else None,
+        previous=_previous(samples),
+    )
+
+
+def _previous(samples: Sequence[Sample]) -> tuple[Batch, ...]:
+    """The frames before, with stand-ins where only other samples of the batch have so many."""
+    most = max(len(sample.previous) for sample in samples)
+    return tuple(
+        collate(
+            [
+                replace(sample.previous[back], previous=()) if back < len(sample.previous) else _without_sensors(sample)
+                for sample in samples
+            ]
+        )
+        for back in range(most)
+    )
+
+
+def _without_sensors(sample: Sample) -> Sample:
+    return replace(
+        sample,
+        images=torch.zeros_like(sample.images),
+        camera_available=torch.zeros_like(sample.camera_available),
+        lidar_points=sample.lidar_points[:0],
+        lidar_available=False,
+        radar_points=sample.radar_points[:0],
+        radar_available=torch.zeros_like(sample.radar_available),
+        ego_motion=torch.zeros_like(sample.ego_motion),
+        ego_motion_valid=torch.zeros_like(sample.ego_motion_valid),
+        boxes=None,
+        map_raster=None,
+        previous=(),
     )

@@ -43,7 +43,8 @@ class Sample:
     ego_motion: oldest first, with rows of zeros where `ego_motion_valid` is False. boxes: the training targets or
     None. faults: why a sensor is absent. impairments: what a sensor that is there has lost all the same. sweep_counts:
     of the LiDAR and of each radar, how many sweeps went in; fewer than asked for at the start of a scene. map_raster:
-    the map where it is asked for (datasets/samples/map_raster.py).
+    the map where it is asked for (datasets/samples/map_raster.py). previous: the frames before this one where they are
+    asked for, newest first, fewer at the start of a scene; augmented as this one is.
     """
 
     token: str
@@ -65,3 +66,4 @@ class Sample:
     impairments: tuple[SensorFault, ...] = ()
     sweep_counts: tuple[tuple[str, int], ...] = ()
     map_raster: MapRaster | None = None
+    previous: tuple["Sample", ...] = ()

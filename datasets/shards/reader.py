@@ -41,7 +41,10 @@ class ShardReader:
             for number, shard in enumerate(self.manifest.shards)
             for sample in shard.samples
         }
-        self._scene_names = tuple(dict.fromkeys(sample.scene for _, sample in self._places.values()))
+        # By scene its tokens, in the order of packing: that of the recording.
+        self._tokens_of_scene: dict[str, list[str]] = {}
+        for token, (_, sample) in self._places.items():
+            self._tokens_of_scene.setdefault(sample.scene, []).append(token)
 
     @property
     def contents(self) -> Contents:
@@ -56,7 +59,7 @@ class ShardReader:
     @property
     def scene_names(self) -> tuple[str, ...]:
         """The names of the scenes here, in the order of packing."""
-        return self._scene_names
+        return tuple(self._tokens_of_scene)
 
     def frame_tokens(self, split: str) -> tuple[str, ...]:
         """The tokens of the split that was packed; of another official split, "all" or scenes by name what is here.
@@ -65,11 +68,17 @@ class ShardReader:
         """
         if split == self.contents.split:
             return tuple(self._places)
-        scenes = scenes_of_split(split, self._scene_names, self.version, where=self.url)
-        samples = [sample for _, sample in self._places.values()]
-        place = {scene: number for number, scene in enumerate(scenes)}
-        chosen = sorted((sample for sample in samples if sample.scene in place), key=lambda of: place[of.scene])
-        return tuple(sample.token for sample in chosen)
+        scenes = scenes_of_split(split, self.scene_names, self.version, where=self.url)
+        return tuple(token for scene in scenes for token in self._tokens_of_scene[scene])
+
+    def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
+        """The frames right before one in its scene, newest first; they may lie in other shards.
+
+        Raises KeyError for a token that is not here.
+        """
+        tokens = self._tokens_of_scene[self._places[token][1].scene]
+        place = tokens.index(token)
+        return tuple(reversed(tokens[max(place - count, 0) : place]))
 
     def shard_of(self, token: str) -> int:
         """The number of the shard that holds a frame. Raises KeyError for a token that is not here."""

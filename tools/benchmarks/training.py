@@ -190,7 +190,15 @@ def measure_training(
 def _batches(config: RunConfig, world: str | Path, steps: int) -> Generator[LoadedBatch, None, None]:
     """As many as are asked for and some more, so that no loader process has nothing left to do while it is measured."""
     settings = config.training
-    dataset = open_dataset(world, None, "all", config.sample, augmentation=settings.augmentation, seed=settings.seed)
+    dataset = open_dataset(
+        world,
+        None,
+        "all",
+        config.sample,
+        augmentation=settings.augmentation,
+        seed=settings.seed,
+        earlier_frames=config.detector.earlier_frames,
+    )
     order = BatchOrder(
         order_of_samples(dataset, settings, processes=1),
         settings.batch_size,

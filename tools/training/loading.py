@@ -49,7 +49,8 @@ class _SamplesByEpoch(Dataset[Sample | _Refusal]):
         try:
             sample = self._dataset.sample(epoch_index.sample, epoch_index.epoch, epoch_index.repeat)
             if self._missing_sensors == "refuse":
-                refuse_faults(sample.faults + sample.impairments)
+                for each in (sample, *sample.previous):
+                    refuse_faults(each.faults + each.impairments)
         except InputRefused as refusal:
             return _Refusal(str(refusal))
         return sample
