@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
+from perception.image_pyramid import ImagePyramid
+from perception.named_backbone import NamedBackbone, NamedBackboneConfig
 from perception.view_transform import LiftSplat, LiftSplatConfig
 
 
@@ -16,7 +18,7 @@ from perception.view_transform import LiftSplat, LiftSplatConfig
 class CameraConfig:
     """The image backbone, the way to the BEV grid with `width` channels, the dense neck there."""
 
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: BackboneConfig | NamedBackboneConfig = field(default_factory=BackboneConfig)
     lift_splat: LiftSplatConfig = field(default_factory=LiftSplatConfig)
     width: int = 80
     neck: BevNeckConfig = field(default_factory=lambda: BevNeckConfig((80, 160), (2, 4)))
@@ -28,7 +30,7 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Features of the K cameras that are there. Feature (v, u) is of the pixel (v, u) * stride of its picture.
+    """Features of the K cameras that are there. Feature (v, u) is of the pixel (v, u) * stride + pixel_offset.
 
     sample_index (K): whose each camera is. image_size: (H, W) of the pictures.
     """
@@ -40,17 +42,33 @@ class ImageFeatures:
     batch_size: int
     image_size: tuple[int, int]
     stride: int
+    pixel_offset: float = 0.0
+
+
+def build_backbone(config: BackboneConfig | NamedBackboneConfig) -> ImagePyramid:
+    """The backbone of this config; its type decides. Raises as ImageBackbone and NamedBackbone do."""
+    return NamedBackbone(config) if isinstance(config, NamedBackboneConfig) else ImageBackbone(config)
 
 
 class CameraBranch(nn.Module):
-    """Images with their calibration to (B, C, Y, X). A sample without a camera gets zeros."""
+    """Images with their calibration to (B, C, Y, X). A sample without a camera gets zeros.
 
-    def __init__(self, config: CameraConfig, grid: BevGrid, channels: int) -> None:
+    backbone: one around a network of one's own, in place of the config's.
+    """
+
+    def __init__(
+        self, config: CameraConfig, grid: BevGrid, channels: int, backbone: ImagePyramid | None = None
+    ) -> None:
         super().__init__()
         self.grid, self.channels = grid, channels
-        self.backbone = ImageBackbone(config.backbone)
+        self.backbone = build_backbone(config.backbone) if backbone is None else backbone
         self.lift_splat = LiftSplat(
-            config.lift_splat, grid, config.backbone.channels, config.width, config.backbone.stride
+            config.lift_splat,
+            grid,
+            self.backbone.channels,
+            config.width,
+            self.backbone.stride,
+            self.backbone.offset,
         )
         self.neck = BevNeck(config.neck, config.width, channels)
 
@@ -85,6 +103,7 @@ class CameraBranch(nn.Module):
             batch_size=len(images),
             image_size=(images.shape[3], images.shape[4]),
             stride=self.backbone.stride,
+            pixel_offset=self.backbone.offset,
         )
 
     def bev(self, images: ImageFeatures) -> Float[Tensor, "B C Y X"]:

@@ -232,6 +232,7 @@ class Detector(nn.Module):
             images.stride,
             lift_splat.config,
             config.max_age,
+            images.pixel_offset,
         )
         return depth_loss(lift_splat.depth_logits(images.features), targets)
 

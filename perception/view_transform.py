@@ -39,11 +39,20 @@ class LiftSplatConfig:
 
 
 class LiftSplat(nn.Module):
-    """Image features to (B, C, Y, X)."""
+    """Image features to (B, C, Y, X). stride, pixel_offset: feature j is of the pixel j * stride + pixel_offset."""
 
-    def __init__(self, config: LiftSplatConfig, grid: BevGrid, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(
+        self,
+        config: LiftSplatConfig,
+        grid: BevGrid,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        pixel_offset: float = 0.0,
+    ) -> None:
         super().__init__()
         self.config, self.grid, self.stride, self.channels = config, grid, stride, channels
+        self.pixel_offset = pixel_offset
         self.depth_and_context = nn.Conv2d(in_channels, config.depth_bins + channels, 1)
 
     def forward(
@@ -80,9 +89,8 @@ class LiftSplat(nn.Module):
         """The BEV cell (sample, row, column in one number) of each feature pixel at each depth; -1 outside the grid."""
         device = intrinsics.device
         height, width = size
-        # Strided convolutions with padding (kernels 7 and 3) look at feature pixel j around image pixel j * stride.
-        u = torch.arange(width, device=device) * float(self.stride)
-        v = torch.arange(height, device=device) * float(self.stride)
+        u = torch.arange(width, device=device) * float(self.stride) + self.pixel_offset
+        v = torch.arange(height, device=device) * float(self.stride) + self.pixel_offset
         grid_v, grid_u = torch.meshgrid(v, u, indexing="ij")
         pixels = torch.stack([grid_u, grid_v, torch.ones_like(grid_u)], dim=-1).double()
         # float64: the inverse of the intrinsics is cheap, and cells must not depend on how it was rounded.

@@ -40,11 +40,12 @@ def depth_targets(
     stride: int,
     bins: LiftSplatConfig,
     max_age: float,
+    pixel_offset: float = 0.0,
 ) -> Int64[Tensor, "K V U"]:
     """The depth bin of the nearest LiDAR point (ego) that falls into each feature pixel of K cameras; -1: none does.
 
-    size: (V, U) of the features, whose pixel j lies around image pixel j * stride. Depths outside the bins' range are
-    no targets, but they do hide what is behind them.
+    size: (V, U) of the features, whose pixel j lies around image pixel j * stride + pixel_offset. Depths outside the
+    bins' range are no targets, but they do hide what is behind them.
     """
     height, width = size
     nearest = torch.full((len(sample_index), height * width), torch.inf, dtype=torch.float64, device=intrinsics.device)
@@ -56,7 +57,7 @@ def depth_targets(
             intrinsics[camera].double(), transform_points(cam_from_ego[camera], cloud[owner == sample])
         )
         pixels, depth = pixels[depth > 0], depth[depth > 0]
-        column, row = torch.floor(pixels / stride + 0.5).unbind(1)
+        column, row = torch.floor((pixels - pixel_offset) / stride + 0.5).unbind(1)
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         cell = row[inside].long() * width + column[inside].long()
         nearest[camera].scatter_reduce_(0, cell, depth[inside], "amin")
