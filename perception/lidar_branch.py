@@ -1,6 +1,7 @@
 """From LiDAR points to a BEV map."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float32
@@ -43,10 +44,12 @@ class VoxelEncoderConfig:
     """The sparse 3D encoder of SECOND (Yan et al. 2018) and CenterPoint (Yin et al. 2021).
 
     widths[i]: channels at 1/2**i of the voxels' resolution, two residual blocks each. The last level has the BEV
-    grid's cells, so a voxel is cell_size / 2**(levels - 1) wide (1/8 with the four published levels).
+    grid's cells, so a voxel is cell_size / 2**(levels - 1) wide (1/8 with the four published levels). features: what a
+    voxel is to the first layer: the mean of its points, or widths[0] features that are learnt as those of pillars are.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
+    features: Literal["mean", "learned"] = "mean"
     voxel_height: float = 0.2
     z_range: tuple[float, float] = _Z_RANGE
 
@@ -119,7 +122,7 @@ class PillarEncoder(nn.Module):
 
 
 class VoxelEncoder(nn.Module):
-    """Voxel means, four levels of sparse 3D residual blocks, z folded into the channels.
+    """Voxel features, four levels of sparse 3D residual blocks, z folded into the channels.
 
     `scales`: what the points' columns after x, y, z are divided by.
     """
@@ -139,7 +142,9 @@ class VoxelEncoder(nn.Module):
             )
         self.scales = scales
         width = config.widths[0]
-        self.layers = nn.Sequential(SparseConv(3 + len(scales), width, (3, 3, 3), level="input"), SiteNorm(width))
+        self.points = PillarFeatures(scales, width) if config.features == "learned" else None
+        inputs = 3 + len(scales) if self.points is None else width
+        self.layers = nn.Sequential(SparseConv(inputs, width, (3, 3, 3), level="input"), SiteNorm(width))
         shape: tuple[int, ...] = self.shape
         for level, next_width in enumerate(config.widths):
             if level > 0:
@@ -161,11 +166,14 @@ class VoxelEncoder(nn.Module):
 
     def forward(self, voxels: Voxels) -> Float[Tensor, "B C Y X"]:
         """The encoded map at the BEV grid's resolution."""
-        sites = SparseTensor.of(self._inputs(voxels), voxels.indices, self.shape, voxels.batch_size)
+        if self.points is None:
+            sites = SparseTensor.of(self._means(voxels), voxels.indices, self.shape, voxels.batch_size)
+        else:
+            sites = self.points(voxels, self.shape)
         encoded: SparseTensor = self.layers(sites)
         return encoded.dense_bev()
 
-    def _inputs(self, voxels: Voxels) -> Float32[Tensor, "V K"]:
+    def _means(self, voxels: Voxels) -> Float32[Tensor, "V K"]:
         """The mean of the voxel's points, scaled to about -1..1: no norm over the batch does it further on."""
         bev, (low, high) = voxels.grid.bev, voxels.grid.z_range
         half = [(bev.x_range[1] - bev.x_range[0]) / 2, (bev.y_range[1] - bev.y_range[0]) / 2, (high - low) / 2]

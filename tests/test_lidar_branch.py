@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ GRID = BevGrid((-12.8, 12.8), (-6.4, 6.4), 0.8)
 NECK = BevNeckConfig((8, 8), (1, 1))
 PILLARS = LidarConfig(PillarEncoderConfig((8, 8), (1, 1)), NECK)
 VOXELS = LidarConfig(VoxelEncoderConfig((4, 4, 8, 8)), NECK)
-both = pytest.mark.parametrize("config", [PILLARS, VOXELS], ids=["pillars", "voxels"])
+LEARNED = LidarConfig(VoxelEncoderConfig((4, 4, 8, 8), features="learned"), NECK)
+both = pytest.mark.parametrize("config", [PILLARS, VOXELS, LEARNED], ids=["pillars", "voxels", "learned voxels"])
 
 
 def _cloud(count: int, seed: int = 0) -> torch.Tensor:
@@ -110,6 +112,28 @@ def test_cells_are_derived_from_the_grid() -> None:
     assert published.encoder.grid.shape == (40, 1440, 1440)
     # 41 layers halve to 21, 11, 5 and 2: 128 channels in two layers.
     assert published.encoder.out_channels == 256
+
+
+def test_every_point_of_a_crowded_voxel_counts() -> None:
+    """Published voxels hold at most ten points; here also the last of hundreds has its say."""
+    # Of so many channels, some rise with the intensity.
+    encoder = _branch(replace(LEARNED, encoder=VoxelEncoderConfig((32, 4, 8, 8), features="learned"))).encoder
+    crowd = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.09, 0.09, 0.19, 0.5, 0.3])
+    crowd[-1, 3] = 1.0  # the only strong echo
+    all_of_it, all_but_one = (voxelize(PointBatch.of([cloud]), encoder.grid) for cloud in (crowd, crowd[:-1]))
+    assert all_of_it.counts.tolist() == [300]
+    change = encoder.points(all_of_it, encoder.shape).features - encoder.points(all_but_one, encoder.shape).features
+    assert change.abs().max() > 1e-2
+
+
+def test_learned_features_see_what_the_mean_does_not() -> None:
+    """Two clouds whose voxels have the same means, one flat and one tall."""
+    flat = torch.tensor([[0.05, 0.05, z, 0.5, 0.0] for z in (0.09, 0.11)])
+    tall = torch.tensor([[0.05, 0.05, z, 0.5, 0.0] for z in (0.01, 0.19)])
+    for config, same in ((VOXELS, True), (LEARNED, False)):
+        branch = _branch(config).eval()
+        one, other = (branch(PointBatch.of([cloud])) for cloud in (flat, tall))
+        assert torch.allclose(one, other, atol=1e-5) == same
 
 
 def test_a_grid_beyond_int32_is_refused() -> None:
