@@ -12,7 +12,7 @@ from datasets.samples.sample import LIDAR_POINT_FIELDS
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
 from perception.pillars import PillarFeatures
-from perception.sparse import SiteNorm, SparseConv, SparseResidualBlock, SparseTensor, check_cells
+from perception.sparse import SiteNorm, SparseConv, SparseHourglass, SparseResidualBlock, SparseTensor, check_cells
 from perception.voxelize import VoxelGrid, Voxels, voxelize
 
 # Ego frame, metres: the published detectors' range.
@@ -25,16 +25,22 @@ _COLUMN_SCALES = (1.0, 0.5)
 class PillarEncoderConfig:
     """Pillars with sparse 2D convolutions. widths[i]: channels at 1/2**i of the pillars' resolution.
 
-    The last level has the BEV grid's cells, so a pillar is cell_size / 2**(levels - 1) wide.
+    The last level has the BEV grid's cells, so a pillar is cell_size / 2**(levels - 1) wide. blocks[i]: how many blocks
+    a level has, each a residual block or an hourglass, which has hourglass[j] residual blocks at 1/2**j of its level's
+    resolution. HEDNet's (Zhang et al. 2023): widths (128, 128), blocks (6, 0), hourglass blocks, cells of 0.6 m.
     """
 
     widths: tuple[int, ...] = (64, 128)
     blocks: tuple[int, ...] = (2, 2)
+    block: Literal["residual", "hourglass"] = "residual"
+    hourglass: tuple[int, ...] = (2, 1, 1)
     z_range: tuple[float, float] = _Z_RANGE
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.blocks) or not self.widths or min(self.widths) < 1 or min(self.blocks) < 0:
             raise ValueError(f"widths {self.widths} (at least 1 each) and blocks {self.blocks} must be as many")
+        if len(self.hourglass) < 2 or min(self.hourglass) < 0:
+            raise ValueError(f"hourglass must have blocks for two levels at least, none negative, not {self.hourglass}")
         if not self.z_range[0] < self.z_range[1]:
             raise ValueError(f"z_range {self.z_range} must rise")
 
@@ -94,7 +100,7 @@ class LidarBranch(nn.Module):
 
 
 class PillarEncoder(nn.Module):
-    """Pillar features, then levels of sparse residual blocks with a strided convolution between them.
+    """Pillar features, then levels of sparse blocks with a strided convolution between them.
 
     `scales`: what the points' columns after x, y, z are divided by.
     """
@@ -111,7 +117,13 @@ class PillarEncoder(nn.Module):
             if level > 0:
                 self.layers.append(SparseConv(width, next_width, (3, 3), stride=(2, 2), padding=(1, 1)))
                 self.layers.append(SiteNorm(next_width))
-            self.layers.extend([SparseResidualBlock(next_width, 2, f"level {level}") for _ in range(blocks)])
+            for block in range(blocks):
+                name = f"level {level}"
+                if config.block == "residual":
+                    self.layers.append(SparseResidualBlock(next_width, 2, name))
+                else:
+                    hourglass = SparseHourglass(next_width, 2, name, f"{name}, hourglass {block}", config.hourglass)
+                    self.layers.append(hourglass)
             width = next_width
         self.out_channels = width
 
