@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from datasets.faults import InputRefused
+from datasets.sensors.sweeps import CRN_RADAR_FILTER, DEVKIT_RADAR_FILTER, NO_RADAR_FILTER, RadarFilter
 from perception.cross_modal.alignment import CrossModalConfig
 from perception.fusion.build import FusionKind
 from perception.heads.quality import QualityConfig
@@ -84,6 +85,13 @@ def edited(config: RunConfig, *path: str, value: object) -> str:
         (("training", "augmentation"), {"dropout": {"lidar": 2.0}}, r"augmentation\.dropout: .*lidar"),
         (("training", "sampling"), "balanced", r"training\.sampling"),
         (("sample", "radar_filter"), {"dyn_props": ["a"]}, r"radar_filter"),
+        (("sample", "radar_filter"), "CRN", r"radar_filter"),
+        (
+            ("sample", "radar_fields"),
+            "full",
+            r"takes basic radar fields and samples are to have full: leave",
+        ),
+        (("detector", "radar", "fields"), "all", r"detector\.radar\.fields: Input should be 'basic' or 'full'"),
         (("detector", "head", "upsample"), 0, r"detector\.head: .*upsample must be at least 1"),
         (("detector", "fusion", "kind"), "middle", r"detector\.fusion: .*'middle' found using 'kind'.*'transformer'"),
         (("detector", "fusion"), {"heads": 4}, r"detector\.fusion: Unable to extract tag using discriminator 'kind'"),
@@ -166,3 +174,28 @@ def test_the_learning_rate_rises_to_its_peak_and_falls() -> None:
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.01
     assert learning_rate_at(0, 1, 1.0, 0.0) == 1.0
+
+
+def test_samples_follow_the_radar_branch() -> None:
+    given = json.loads(config_to_json(small_config(1)))
+    assert given["sample"]["radar_fields"] == given["detector"]["radar"]["fields"] == "basic"
+    del given["sample"]["radar_fields"]
+    given["detector"]["radar"]["fields"] = "full"
+    given["sample"]["radar_filter"] = "none"
+    config = config_from_json(json.dumps(given), "a file")
+    assert config.sample.radar_fields == "full"
+    assert config.sample.returns_kept == NO_RADAR_FILTER
+    assert config_from_json(config_to_json(config), "a file") == config
+
+
+def test_a_radar_filter_has_a_name_or_is_written_out() -> None:
+    given = json.loads(config_to_json(small_config(1)))
+    assert given["sample"]["radar_filter"] == "crn"
+    for value, expected in (
+        ("crn", CRN_RADAR_FILTER),
+        ("devkit", DEVKIT_RADAR_FILTER),
+        ("none", NO_RADAR_FILTER),
+        ({"dyn_props": [0, 1]}, RadarFilter(dyn_props=(0, 1))),
+    ):
+        given["sample"]["radar_filter"] = value
+        assert config_from_json(json.dumps(given), "a file").sample.returns_kept == expected

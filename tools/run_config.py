@@ -20,7 +20,8 @@ _LARGEST_FILE = 1_000_000  # bytes; a config has a few kilobytes
 class RunConfig:
     """What a sample is made of, the network, and how it is trained.
 
-    Channels of sensors that the detector has no branch for are taken out of `sample`: they need not be read.
+    Channels of sensors that the detector has no branch for are taken out of `sample`: they need not be read. What a
+    sample says of radar returns is what the detector's radar branch takes; ValueError where `sample` says otherwise.
     """
 
     sample: SampleConfig
@@ -29,11 +30,18 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         sample, detector = self.sample, self.detector
+        taken = sample.radar_fields if detector.radar is None else detector.radar.fields
+        if sample.radar_fields not in (None, taken):
+            raise ValueError(
+                f"the radar branch takes {taken} radar fields and samples are to have {sample.radar_fields}: leave "
+                "sample.radar_fields out, it follows detector.radar.fields"
+            )
         used = replace(
             sample,
             camera_channels=sample.camera_channels if detector.camera is not None else (),
             lidar_channel=sample.lidar_channel if detector.lidar is not None else None,
             radar_channels=sample.radar_channels if detector.radar is not None else (),
+            radar_fields=taken,
         )
         object.__setattr__(self, "sample", used)
 
