@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
-from perception.view_transform import LiftSplat, LiftSplatConfig
+from perception.image_features import ImageFeatures
+from perception.view_transform.build import ViewConfig, build_view
+from perception.view_transform.lift_splat import LiftSplatConfig
+from perception.view_transform.view_transform import ViewTransform
 
 
 @dataclass(frozen=True)
@@ -17,29 +20,13 @@ class CameraConfig:
     """The image backbone, the way to the BEV grid with `width` channels, the dense neck there."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    lift_splat: LiftSplatConfig = field(default_factory=LiftSplatConfig)
+    view: ViewConfig = field(default_factory=LiftSplatConfig)
     width: int = 80
     neck: BevNeckConfig = field(default_factory=lambda: BevNeckConfig((80, 160), (2, 4)))
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"width must be at least 1, not {self.width}")
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """Features of the K cameras that are there. Feature (v, u) is of the pixel (v, u) * stride of its picture.
-
-    sample_index (K): whose each camera is. image_size: (H, W) of the pictures.
-    """
-
-    features: Float[Tensor, "K F V U"]
-    intrinsics: Float32[Tensor, "K 3 3"]
-    ego_from_cam: Float32[Tensor, "K 4 4"]
-    sample_index: Int64[Tensor, "K"]
-    batch_size: int
-    image_size: tuple[int, int]
-    stride: int
 
 
 class CameraBranch(nn.Module):
@@ -49,10 +36,16 @@ class CameraBranch(nn.Module):
         super().__init__()
         self.grid, self.channels = grid, channels
         self.backbone = ImageBackbone(config.backbone)
-        self.lift_splat = LiftSplat(
-            config.lift_splat, grid, config.backbone.channels, config.width, config.backbone.stride
-        )
+        # Under the name of its kind: so are its weights called.
+        self._view = config.view.kind
+        self.add_module(self._view, build_view(config.view, grid, config.backbone.channels, config.width))
         self.neck = BevNeck(config.neck, config.width, channels)
+
+    @property
+    def view(self) -> ViewTransform:
+        """The way from the pictures to the BEV grid."""
+        view: ViewTransform = getattr(self, self._view)
+        return view
 
     def forward(
         self,
@@ -89,9 +82,6 @@ class CameraBranch(nn.Module):
 
     def bev(self, images: ImageFeatures) -> Float[Tensor, "B C Y X"]:
         """The second half: from the images' features to the BEV map."""
-        lifted = self.lift_splat(
-            images.features, images.intrinsics, images.ego_from_cam, images.sample_index, images.batch_size
-        )
-        bev: Tensor = self.neck(lifted)
+        bev: Tensor = self.neck(self.view(images))
         seen = bev.new_zeros(images.batch_size).index_fill(0, images.sample_index, 1.0)
         return bev * seen[:, None, None, None]

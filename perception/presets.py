@@ -10,7 +10,7 @@ from perception.heads.center_head import CenterHeadConfig
 from perception.lidar_branch import LidarConfig, PillarEncoderConfig, VoxelEncoderConfig
 from perception.pose_encoder import PoseConfig
 from perception.radar_branch import RadarConfig
-from perception.view_transform import LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 
 
 def tiny() -> DetectorConfig:
@@ -25,7 +25,7 @@ def tiny() -> DetectorConfig:
             backbone=BackboneConfig(
                 layer="basic", embedding=16, widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), stride=16, channels=48
             ),
-            lift_splat=LiftSplatConfig(depth_range=(1.0, 57.0), depth_bins=28),
+            view=LiftSplatConfig(depth_range=(1.0, 57.0), depth_bins=28),
             width=24,
             neck=BevNeckConfig((24, 48), (1, 1)),
         ),
@@ -48,7 +48,7 @@ def base() -> DetectorConfig:
         channels=256,
         camera=CameraConfig(
             backbone=BackboneConfig(stride=8),
-            lift_splat=LiftSplatConfig(depth_range=(1.0, 60.0), depth_bins=118),
+            view=LiftSplatConfig(depth_range=(1.0, 60.0), depth_bins=118),
             width=80,
             neck=BevNeckConfig((80, 160), (2, 4)),
         ),

@@ -4,6 +4,8 @@ On the CPU it is many times as fast as index_add, and it sums in the same order 
 """
 
 import warnings
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -45,3 +47,42 @@ def sampled_product(
 def starts_of(counts: Int64[Tensor, "R"]) -> Int64[Tensor, "_"]:
     """Where each of R rows starts, and the end of the last, from the number of entries in each."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+class FixedMatrix:
+    """A sparse matrix (CSR) that many dense ones are multiplied by. Its transpose is made at the first gradient."""
+
+    def __init__(
+        self,
+        row_starts: Int64[Tensor, "_"],
+        columns: Int64[Tensor, "E"],
+        values: Float[Tensor, "E"],
+        column_count: int,
+    ) -> None:
+        self.row_starts, self.columns, self.values, self.column_count = row_starts, columns, values, column_count
+
+    @cached_property
+    def transposed(self) -> "FixedMatrix":
+        """Columns as rows."""
+        order = torch.argsort(self.columns, stable=True)
+        row_count = len(self.row_starts) - 1
+        row = torch.repeat_interleave(torch.arange(row_count, device=order.device), self.row_starts.diff())
+        starts = starts_of(torch.bincount(self.columns, minlength=self.column_count))
+        return FixedMatrix(starts, row[order], self.values[order], row_count)
+
+    def times(self, dense: Float[Tensor, "P C"]) -> Float[Tensor, "R C"]:
+        """The product. Gradients flow to the dense factor."""
+        out: Tensor = _FixedProduct.apply(dense, self)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _FixedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dense: Float[Tensor, "P C"], matrix: FixedMatrix) -> Float[Tensor, "R C"]:
+        ctx.matrix = matrix
+        return sparse_product(matrix.row_starts, matrix.columns, matrix.values, dense.contiguous())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        matrix = ctx.matrix.transposed
+        return sparse_product(matrix.row_starts, matrix.columns, matrix.values, grads[0].contiguous()), None

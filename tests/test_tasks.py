@@ -7,10 +7,11 @@ import torch
 
 from datasets.samples.batch import PointBatch
 from perception.grid import BevGrid
+from perception.image_features import ImageFeatures
 from perception.losses import Losses
 from perception.tasks.depth import depth_loss, depth_targets
 from perception.tasks.task_weights import TaskWeights, TaskWeightsConfig
-from perception.view_transform import LiftSplat, LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
 from tests.random_batch import random_batch
 
 BINS = LiftSplatConfig(depth_range=(1.0, 17.0), depth_bins=8)
@@ -47,11 +48,11 @@ def test_a_target_is_the_bin_from_which_the_lift_puts_the_pixel_where_the_point_
     """Projection and lift undo each other: the bin's cell is the cell of the point, to half a bin."""
     grid = BevGrid((-20.0, 20.0), (-20.0, 20.0), 4.0)
     bins = LiftSplatConfig(depth_range=(1.0, 17.0), depth_bins=64)
-    lift = LiftSplat(bins, grid, in_channels=4, channels=4, stride=8)
+    lift = LiftSplat(bins, grid, in_channels=4, channels=4)
     batch = random_batch(1, torch.Generator().manual_seed(0))
     sample = torch.zeros(6, dtype=torch.int64)
     intrinsics, poses = batch.intrinsics[0], batch.ego_from_cam[0]
-    cells = lift.cells((8, 12), intrinsics, poses, sample)
+    cells = lift.cells(ImageFeatures(torch.zeros(6, 4, 8, 12), intrinsics, poses, sample, 1, (64, 96), 8))
     # Points exactly on the rays of feature pixels.
     hits = 0
     for camera, row, column, depth in ((0, 4, 6, 5.3), (2, 5, 3, 8.1), (5, 4, 8, 12.7)):
@@ -86,7 +87,7 @@ def test_depth_loss_is_the_mean_over_known_pixels_and_zero_without_any() -> None
 
 def test_the_lift_splat_puts_out_the_logits_of_its_own_depths() -> None:
     torch.manual_seed(0)
-    lift = LiftSplat(BINS, BevGrid((-8.0, 8.0), (-8.0, 8.0), 1.0), in_channels=6, channels=4, stride=8)
+    lift = LiftSplat(BINS, BevGrid((-8.0, 8.0), (-8.0, 8.0), 1.0), in_channels=6, channels=4)
     features = torch.randn(2, 6, 4, 5)
     assert torch.allclose(lift.depth_logits(features), lift.depth_and_context(features)[:, :8], atol=1e-6)
 

@@ -15,7 +15,7 @@ from calibration.transforms import transform_points
 from datasets.samples.batch import PointBatch
 from datasets.samples.sample import LIDAR_POINT_FIELDS
 from perception.losses import Losses
-from perception.view_transform import LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 
 _AGE = LIDAR_POINT_FIELDS.index("age")
 

@@ -6,7 +6,7 @@ features, so neither the features of the frustum's points nor a sort of them is 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from perception.grid import BevGrid
+from perception.image_features import ImageFeatures
 from perception.sparse_product import sampled_product, sparse_product, starts_of
+from perception.view_transform.view_transform import ViewTransform
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class LiftSplatConfig:
     What lies outside z_range (metres, ego) is left out of the BEV.
     """
 
+    kind: Literal["lift_splat"] = "lift_splat"
     depth_range: tuple[float, float] = (1.0, 60.0)
     depth_bins: int = 118
     z_range: tuple[float, float] = (-5.0, 3.0)
@@ -38,61 +41,47 @@ class LiftSplatConfig:
         return low + (torch.arange(self.depth_bins) + 0.5) * ((high - low) / self.depth_bins)
 
 
-class LiftSplat(nn.Module):
-    """Image features to (B, C, Y, X)."""
+class LiftSplat(ViewTransform):
+    """Each pixel's features, spread along its ray as far as its distribution of depths says."""
 
-    def __init__(self, config: LiftSplatConfig, grid: BevGrid, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, config: LiftSplatConfig, grid: BevGrid, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.config, self.grid, self.stride, self.channels = config, grid, stride, channels
+        self.config, self.grid, self.channels = config, grid, channels
         self.depth_and_context = nn.Conv2d(in_channels, config.depth_bins + channels, 1)
 
-    def forward(
-        self,
-        features: Float[Tensor, "K F V U"],
-        intrinsics: Float32[Tensor, "K 3 3"],
-        ego_from_cam: Float32[Tensor, "K 4 4"],
-        sample_index: Int64[Tensor, "K"],
-        batch_size: int,
-    ) -> Float32[Tensor, "B C Y X"]:
-        """Features of K cameras, each of the sample that `sample_index` (K) says. Float32 also under autocast."""
+    def forward(self, images: ImageFeatures) -> Float32[Tensor, "B C Y X"]:
+        """See ViewTransform."""
         rows, columns = self.grid.shape
-        both = self.depth_and_context(features).permute(0, 2, 3, 1).float().flatten(0, 2)
+        both = self.depth_and_context(images.features).permute(0, 2, 3, 1).float().flatten(0, 2)
         depth = both[:, : self.config.depth_bins].softmax(dim=1)
         context = both[:, self.config.depth_bins :]
-        height, width = features.shape[-2:]
-        cells = self.cells((height, width), intrinsics, ego_from_cam, sample_index).flatten(0, 2)
-        with torch.autocast(features.device.type, enabled=False):
-            bev = splat(depth, context, cells, batch_size * rows * columns)
-        return bev.view(batch_size, rows, columns, self.channels).permute(0, 3, 1, 2)
+        cells = self.cells(images).flatten(0, 2)
+        with torch.autocast(images.features.device.type, enabled=False):
+            bev = splat(depth, context, cells, images.batch_size * rows * columns)
+        return bev.view(images.batch_size, rows, columns, self.channels).permute(0, 3, 1, 2)
 
     def depth_logits(self, features: Float[Tensor, "K F V U"]) -> Float[Tensor, "K D V U"]:
         """What `forward` makes the depths' probabilities of, for the auxiliary task (perception/tasks/depth.py)."""
         bins, layer = self.config.depth_bins, self.depth_and_context
         return F.conv2d(features, layer.weight[:bins], None if layer.bias is None else layer.bias[:bins])
 
-    def cells(
-        self,
-        size: tuple[int, int],
-        intrinsics: Float32[Tensor, "K 3 3"],
-        ego_from_cam: Float32[Tensor, "K 4 4"],
-        sample_index: Int64[Tensor, "K"],
-    ) -> Int64[Tensor, "K V U D"]:
+    def cells(self, images: ImageFeatures) -> Int64[Tensor, "K V U D"]:
         """The BEV cell (sample, row, column in one number) of each feature pixel at each depth; -1 outside the grid."""
-        device = intrinsics.device
-        height, width = size
+        device = images.intrinsics.device
+        height, width = images.size
         # Strided convolutions with padding (kernels 7 and 3) look at feature pixel j around image pixel j * stride.
-        u = torch.arange(width, device=device) * float(self.stride)
-        v = torch.arange(height, device=device) * float(self.stride)
+        u = torch.arange(width, device=device) * float(images.stride)
+        v = torch.arange(height, device=device) * float(images.stride)
         grid_v, grid_u = torch.meshgrid(v, u, indexing="ij")
         pixels = torch.stack([grid_u, grid_v, torch.ones_like(grid_u)], dim=-1).double()
         # float64: the inverse of the intrinsics is cheap, and cells must not depend on how it was rounded.
-        cam_from_img = torch.linalg.inv(intrinsics.double())
+        cam_from_img = torch.linalg.inv(images.intrinsics.double())
         rays_cam = torch.einsum("kij,vuj->kvui", cam_from_img, pixels)
-        rays_ego = torch.einsum("kij,kvuj->kvui", ego_from_cam[:, :3, :3].double(), rays_cam)
+        rays_ego = torch.einsum("kij,kvuj->kvui", images.ego_from_cam[:, :3, :3].double(), rays_cam)
         depths = self.config.depths().to(device).double()
-        origin = ego_from_cam[:, None, None, None, :3, 3].double()
+        origin = images.ego_from_cam[:, None, None, None, :3, 3].double()
         points_ego = rays_ego[:, :, :, None, :] * depths[:, None] + origin
-        return self._cells_of(points_ego, sample_index)
+        return self._cells_of(points_ego, images.sample_index)
 
     def _cells_of(
         self, points_ego: Float[Tensor, "K V U D 3"], sample_index: Int64[Tensor, "K"]
