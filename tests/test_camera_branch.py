@@ -18,7 +18,8 @@ from perception.bev_neck import BevNeckConfig
 from perception.camera_branch import CameraBranch, CameraConfig
 from perception.grid import BevGrid
 from perception.image_features import ImageFeatures
-from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig, splat
+from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
+from perception.view_transform.splat import SplatPlan, splat
 
 GRID = BevGrid((-12.8, 12.8), (-6.4, 6.4), 0.8)
 BACKBONE = BackboneConfig("basic", 8, (8, 8, 12, 12), (1, 1, 1, 1), 16, 8)
@@ -114,6 +115,10 @@ def _splat_by_loops(depth: Tensor, context: Tensor, cells: Tensor, cell_count: i
     return torch.stack(rows)
 
 
+def _splat(depth: Tensor, context: Tensor, cells: Tensor, cell_count: int) -> Tensor:
+    return splat(depth, context, SplatPlan.of(cells.int(), cell_count))
+
+
 def test_pooling_equals_loops_forward_and_backward() -> None:
     generator = torch.Generator().manual_seed(0)
     depth = torch.rand(20, 5, generator=generator, dtype=torch.float64)
@@ -122,7 +127,7 @@ def test_pooling_equals_loops_forward_and_backward() -> None:
     cells = torch.randint(-1, 6, (20, 5), generator=generator)
     weights = torch.randn(8, 3, generator=generator, dtype=torch.float64)
     results = []
-    for pool in (splat, _splat_by_loops):
+    for pool in (_splat, _splat_by_loops):
         depth_in, context_in = depth.clone().requires_grad_(), context.clone().requires_grad_()
         out = pool(depth_in, context_in, cells, 8)
         (out * weights).sum().backward()
@@ -136,12 +141,12 @@ def test_pooling_passes_gradcheck() -> None:
     depth = torch.rand(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     context = torch.randn(6, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     cells = torch.randint(-1, 5, (6, 4), generator=generator)
-    assert torch.autograd.gradcheck(lambda d, c: splat(d, c, cells, 5), (depth, context))
+    assert torch.autograd.gradcheck(lambda d, c: _splat(d, c, cells, 5), (depth, context))
 
 
 def test_pooling_where_nothing_falls_on_the_grid() -> None:
     depth, context = torch.rand(3, 2, requires_grad=True), torch.rand(3, 4, requires_grad=True)
-    out = splat(depth, context, torch.full((3, 2), -1), 5)
+    out = _splat(depth, context, torch.full((3, 2), -1), 5)
     out.sum().backward()
     assert out.shape == (5, 4)
     assert not out.any()

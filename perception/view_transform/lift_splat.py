@@ -6,16 +6,17 @@ features, so neither the features of the frustum's points nor a sort of them is 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
 from perception.grid import BevGrid
 from perception.image_features import ImageFeatures
-from perception.sparse_product import sampled_product, sparse_product, starts_of
+from perception.view_transform.kept_geometry import KeptGeometry
+from perception.view_transform.splat import SplatPlan, splat
 from perception.view_transform.view_transform import ViewTransform
 
 
@@ -48,6 +49,7 @@ class LiftSplat(ViewTransform):
         super().__init__()
         self.config, self.grid, self.channels = config, grid, channels
         self.depth_and_context = nn.Conv2d(in_channels, config.depth_bins + channels, 1)
+        self._plans: KeptGeometry[SplatPlan] = KeptGeometry()
 
     def forward(self, images: ImageFeatures) -> Float32[Tensor, "B C Y X"]:
         """See ViewTransform."""
@@ -55,9 +57,8 @@ class LiftSplat(ViewTransform):
         both = self.depth_and_context(images.features).permute(0, 2, 3, 1).float().flatten(0, 2)
         depth = both[:, : self.config.depth_bins].softmax(dim=1)
         context = both[:, self.config.depth_bins :]
-        cells = self.cells(images).flatten(0, 2)
         with torch.autocast(images.features.device.type, enabled=False):
-            bev = splat(depth, context, cells, images.batch_size * rows * columns)
+            bev = splat(depth, context, self._plans.of(images, self._plan))
         return bev.view(images.batch_size, rows, columns, self.channels).permute(0, 3, 1, 2)
 
     def depth_logits(self, features: Float[Tensor, "K F V U"]) -> Float[Tensor, "K D V U"]:
@@ -65,7 +66,11 @@ class LiftSplat(ViewTransform):
         bins, layer = self.config.depth_bins, self.depth_and_context
         return F.conv2d(features, layer.weight[:bins], None if layer.bias is None else layer.bias[:bins])
 
-    def cells(self, images: ImageFeatures) -> Int64[Tensor, "K V U D"]:
+    def _plan(self, images: ImageFeatures) -> SplatPlan:
+        rows, columns = self.grid.shape
+        return SplatPlan.of(self.cells(images).flatten(0, 2), images.batch_size * rows * columns)
+
+    def cells(self, images: ImageFeatures) -> Int32[Tensor, "K V U D"]:
         """The BEV cell (sample, row, column in one number) of each feature pixel at each depth; -1 outside the grid."""
         device = images.intrinsics.device
         height, width = images.size
@@ -76,64 +81,19 @@ class LiftSplat(ViewTransform):
         pixels = torch.stack([grid_u, grid_v, torch.ones_like(grid_u)], dim=-1).double()
         # float64: the inverse of the intrinsics is cheap, and cells must not depend on how it was rounded.
         cam_from_img = torch.linalg.inv(images.intrinsics.double())
-        rays_cam = torch.einsum("kij,vuj->kvui", cam_from_img, pixels)
-        rays_ego = torch.einsum("kij,kvuj->kvui", images.ego_from_cam[:, :3, :3].double(), rays_cam)
+        ego_from_img = images.ego_from_cam[:, :3, :3].double() @ cam_from_img
+        rays = torch.einsum("kij,vuj->ikvu", ego_from_img, pixels)
+        origin = images.ego_from_cam[:, :3, 3].double().T[..., None, None]
+        # Axis by axis, and the ground in cells from here on: points would be six times the memory of these numbers.
+        scale, (rows, columns) = 1.0 / self.grid.cell_size, self.grid.shape
         depths = self.config.depths().to(device).double()
-        origin = images.ego_from_cam[:, None, None, None, :3, 3].double()
-        points_ego = rays_ego[:, :, :, None, :] * depths[:, None] + origin
-        return self._cells_of(points_ego, images.sample_index)
-
-    def _cells_of(
-        self, points_ego: Float[Tensor, "K V U D 3"], sample_index: Int64[Tensor, "K"]
-    ) -> Int64[Tensor, "K V U D"]:
-        rows, columns = self.grid.shape
-        cell = torch.floor(self.grid.cells(points_ego[..., :2].reshape(-1, 2))).view(*points_ego.shape[:-1], 2)
-        column, row, z = cell[..., 0], cell[..., 1], points_ego[..., 2]
-        inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
-        inside = inside & (z >= self.config.z_range[0]) & (z < self.config.z_range[1])
-        # Non-finite numbers (a broken calibration) compare as outside, and never become an integer.
-        column, row = torch.where(inside, column, 0.0).long(), torch.where(inside, row, 0.0).long()
-        flat = (sample_index[:, None, None, None] * rows + row) * columns + column
+        z = torch.addcmul(origin[2, ..., None], rays[2, ..., None], depths)
+        inside = (z >= self.config.z_range[0]) & (z < self.config.z_range[1])
+        flat = images.sample_index.int()[:, None, None, None]
+        for axis, low, length in ((1, self.grid.y_range[0], rows), (0, self.grid.x_range[0], columns)):
+            start, step = (origin[axis] - low) * scale, rays[axis] * scale
+            place = torch.addcmul(start[..., None], step[..., None], depths).floor_()
+            inside &= (place >= 0) & (place < length)
+            # Non-finite numbers (a broken calibration) compare as outside, and never become an integer.
+            flat = flat * length + torch.where(inside, place, 0.0).int()
         return torch.where(inside, flat, -1)
-
-
-def splat(
-    depth: Float[Tensor, "P D"], context: Float[Tensor, "P C"], cells: Int64[Tensor, "P D"], cell_count: int
-) -> Float[Tensor, "cells C"]:
-    """out[cell] = sum over pixels p and bins d with cells[p, d] == cell of depth[p, d] * context[p]; -1 is nowhere."""
-    out: Tensor = _Splat.apply(depth, context, cells, cell_count)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Splat(torch.autograd.Function):
-    """The sparse product. Its gradients: the transposed product for the features, inner products for the depths."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        depth: Float[Tensor, "P D"],
-        context: Float[Tensor, "P C"],
-        cells: Int64[Tensor, "P D"],
-        cell_count: int,
-    ) -> Float[Tensor, "cells C"]:
-        context = context.contiguous()
-        entries = torch.nonzero(cells.flatten() >= 0)[:, 0]
-        pixel, cell = entries // cells.shape[1], cells.flatten()[entries]
-        ctx.save_for_backward(depth, context, entries, pixel, cell)
-        ctx.cell_count = cell_count
-        # Stable: within a cell the sum runs in a fixed order.
-        cell, order = torch.sort(cell, stable=True)
-        starts = starts_of(torch.bincount(cell, minlength=cell_count))
-        # Two bins of a pixel may fall into one cell: such a pixel stands twice in the cell's row.
-        return sparse_product(starts, pixel[order], depth.flatten()[entries[order]], context)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None, None]:
-        depth, context, entries, pixel, cell = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        # The entries are in the order of the pixels already: as a matrix, that is the transposed one.
-        starts = starts_of(torch.bincount(pixel, minlength=len(context)))
-        grad_context = sparse_product(starts, cell, depth.flatten()[entries], grad)
-        grad_values = sampled_product(starts, cell, context, grad)
-        grad_depth = depth.new_zeros(depth.numel()).index_copy(0, entries, grad_values).view_as(depth)
-        return grad_depth, grad_context, None, None

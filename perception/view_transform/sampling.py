@@ -80,8 +80,7 @@ class Sampling(ViewTransform):
     ) -> Float[Tensor, "B C Y X"]:
         """`forward` for a fixed number of cameras, some of which may be masked, without sparse matrices: for export.
 
-        Every operation has fixed shapes. Takes ten times the time and, with all cells at all heights in memory, the
-        heights times the memory.
+        Every operation has fixed shapes. Many times slower, with all cells at all heights in memory for each camera.
         """
         batch, cameras, _, height, width = features.shape
         rows, columns = self.grid.shape
