@@ -1,15 +1,17 @@
 """From camera images to a BEV map."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
+from datasets.samples.batch import PointBatch
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
 from perception.image_features import ImageFeatures
+from perception.lidar_depth import nearest_depths
 from perception.view_transform.build import ViewConfig, build_view
 from perception.view_transform.lift_splat import LiftSplatConfig
 from perception.view_transform.view_transform import ViewTransform
@@ -28,13 +30,18 @@ class CameraConfig:
         if self.width < 1:
             raise ValueError(f"width must be at least 1, not {self.width}")
 
+    @property
+    def uses_lidar(self) -> bool:
+        """Whether the way to the BEV grid looks at LiDAR points, where there are any."""
+        return isinstance(self.view, LiftSplatConfig) and self.view.lidar_depth
+
 
 class CameraBranch(nn.Module):
     """Images with their calibration to (B, C, Y, X). A sample without a camera gets zeros."""
 
     def __init__(self, config: CameraConfig, grid: BevGrid, channels: int) -> None:
         super().__init__()
-        self.grid, self.channels = grid, channels
+        self.config, self.grid, self.channels = config, grid, channels
         self.backbone = ImageBackbone(config.backbone)
         # Under the name of its kind: so are its weights called.
         self._view = config.view.kind
@@ -53,12 +60,13 @@ class CameraBranch(nn.Module):
         intrinsics: Float32[Tensor, "B N 3 3"],
         ego_from_cam: Float32[Tensor, "B N 4 4"],
         camera_available: Bool[Tensor, "B N"],
+        lidar: PointBatch | None = None,
     ) -> Float[Tensor, "B C Y X"]:
         """The cameras' BEV map. What stands in the pixels of an unavailable camera plays no part."""
         if not camera_available.any():
             rows, columns = self.grid.shape
             return torch.zeros(len(images), self.channels, rows, columns, device=images.device)
-        return self.bev(self.image_features(images, intrinsics, ego_from_cam, camera_available))
+        return self.bev(self.image_features(images, intrinsics, ego_from_cam, camera_available, lidar))
 
     def image_features(
         self,
@@ -66,10 +74,14 @@ class CameraBranch(nn.Module):
         intrinsics: Float32[Tensor, "B N 3 3"],
         ego_from_cam: Float32[Tensor, "B N 4 4"],
         camera_available: Bool[Tensor, "B N"],
+        lidar: PointBatch | None = None,
     ) -> ImageFeatures:
-        """The first half of the way: the features of the available cameras, of which there must be one."""
+        """The first half of the way: the features of the available cameras, of which there must be one.
+
+        lidar: the points (ego) of the samples that have a LiDAR, of use to a `lift_splat` that asks for their depth.
+        """
         sample, camera = torch.nonzero(camera_available, as_tuple=True)
-        return ImageFeatures(
+        features = ImageFeatures(
             # Only these reach the backbone: a black picture would also shift the statistics of its batch norms.
             features=self.backbone(images[sample, camera]),
             intrinsics=intrinsics[sample, camera],
@@ -79,6 +91,12 @@ class CameraBranch(nn.Module):
             image_size=(images.shape[3], images.shape[4]),
             stride=self.backbone.stride,
         )
+        if lidar is None or not self.config.uses_lidar:
+            return features
+        nearest = nearest_depths(
+            lidar, features.intrinsics, features.ego_from_cam, sample, features.size, features.stride
+        )
+        return replace(features, lidar_depth=torch.where(nearest.isfinite(), nearest, 0.0).float())
 
     def bev(self, images: ImageFeatures) -> Float[Tensor, "B C Y X"]:
         """The second half: from the images' features to the BEV map."""

@@ -63,6 +63,10 @@ class DetectorConfig:
                 f"depth is learnt by the lift_splat view transform, and the camera's is {self.camera.view.kind}: "
                 "take lift_splat, or leave depth out"
             )
+        if self.camera is not None and self.camera.uses_lidar and self.lidar is None:
+            raise ValueError(
+                "the camera's lidar_depth needs LiDAR points, and samples have them with a lidar branch only"
+            )
         if self.cross_modal is not None and len(self.sensors) < 2:
             raise ValueError("cross_modal compares the BEVs of sensors: it needs two of camera, lidar and radar")
         match self.fusion:
@@ -159,7 +163,7 @@ class Detector(nn.Module):
         images = None
         if self.camera is not None and camera:
             images = self.camera.image_features(
-                batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available
+                batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available, batch.lidar
             )
             bevs[0] = self.camera.bev(images)
         clouds = [batch.lidar, batch.radar]
@@ -240,7 +244,7 @@ class Detector(nn.Module):
             lift_splat.config,
             config.max_age,
         )
-        return depth_loss(lift_splat.depth_logits(images.features), targets)
+        return depth_loss(lift_splat.depth_logits(images), targets)
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:

@@ -10,7 +10,8 @@ from torch import Tensor
 class ImageFeatures:
     """Features of the K cameras that are there. Feature (v, u) is of the pixel (v, u) * stride of its picture.
 
-    sample_index (K): whose each camera is. image_size: (H, W) of the pictures.
+    sample_index (K): whose each camera is. image_size: (H, W) of the pictures. lidar_depth: metres to the nearest LiDAR
+    point of the camera's sample in each feature pixel, 0 where there is none; None where nobody asks for it.
     """
 
     features: Float[Tensor, "K F V U"]
@@ -20,6 +21,7 @@ class ImageFeatures:
     batch_size: int
     image_size: tuple[int, int]
     stride: int
+    lidar_depth: Float32[Tensor, "K V U"] | None = None
 
     @property
     def size(self) -> tuple[int, int]:

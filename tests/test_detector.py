@@ -19,6 +19,7 @@ from perception.presets import base, tiny
 from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.tasks.task_weights import TaskWeightsConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 from tests.random_batch import random_batch, sample_of
 from tests.small_run import small_detector
 
@@ -120,6 +121,10 @@ def train_and_detect_with_every_subset(network: Detector, full: Batch) -> None:
     ("fields", "message"),
     [
         ({"depth": DepthTaskConfig(), "lidar": None}, "needs both branches"),
+        (
+            {"camera": replace(small_detector().camera, view=LiftSplatConfig(lidar_depth=True)), "lidar": None},
+            "needs LiDAR points",
+        ),
         ({"cross_modal": CrossModalConfig(), "camera": None, "radar": None}, "needs two of camera, lidar and radar"),
     ],
 )
