@@ -95,7 +95,8 @@ class Sampling(ViewTransform):
         count = seen.sum(dim=1).clamp(min=1)
         mean = sampled.sum(dim=1) / count[:, None].to(context.dtype)
         cells = mean.view(batch, self.channels, -1, self.heights).permute(0, 2, 3, 1).flatten(2)
-        return self.reduce(cells).view(batch, rows, columns, self.channels).permute(0, 3, 1, 2)
+        reduced: Tensor = self.reduce(cells)
+        return reduced.view(batch, rows, columns, self.channels).permute(0, 3, 1, 2)
 
     def matrix(self, images: ImageFeatures) -> FixedMatrix:
         """Row: a cell (sample, row, column). Column: a feature pixel (camera, v, u) at a height.
