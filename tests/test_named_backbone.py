@@ -37,7 +37,8 @@ from perception.grid import BevGrid
 from perception.image_pyramid import Normalization
 from perception.named_backbone import PUBLISHED, NamedBackbone, NamedBackboneConfig
 from perception.tasks.depth import DepthTaskConfig, depth_targets
-from perception.view_transform import LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
+from perception.view_transform.sampling import Sampling, SamplingConfig
 from tests.random_batch import random_batch
 from tests.small_run import small_config, small_detector
 from tools.run_config import config_from_json, config_to_json
@@ -172,9 +173,16 @@ def test_a_point_is_painted_and_lifted_where_it_is() -> None:
         )  # fmt: skip
         assert targets[0, v, u] == int((depth - 1.0) / 0.1), shift
     # And at that depth the feature falls into the cell of the point.
-    cells = branch.lift_splat.cells((6, 10), images.intrinsics, images.ego_from_cam, images.sample_index)
+    cells = branch.view.cells(images)
     column, row = torch.floor(grid.cells(point_ego[:, :2]))[0].long().tolist()
     assert int(cells[0, v, u, int((depth - 1.0) / 0.1)]) == row * grid.shape[1] + column
+    # And a cell's point, sampled, looks for its features where it is.
+    sampling = Sampling(SamplingConfig(), grid, 8, 4)
+    places, seen = sampling._seen(images.intrinsics, images.ego_from_cam, images.size, 16, images.pixel_offset)
+    points_cam = transform_points(invert(images.ego_from_cam[0].double()), sampling.points_ego.double().view(-1, 3))
+    pixels, _ = project(images.intrinsics[0].double(), points_cam)
+    assert seen[0].sum() > 100
+    torch.testing.assert_close(places[0, seen[0]] * 16 + 7.5, pixels[seen[0]], atol=1e-3, rtol=0.0)
 
 
 def test_a_detector_with_a_named_backbone_trains() -> None:

@@ -21,7 +21,7 @@ from perception.camera_branch import CameraBranch, CameraConfig
 from perception.grid import BevGrid
 from perception.image_pyramid import ImagePyramid, Level
 from perception.pretrained import read_weights
-from perception.view_transform import LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 from tests.random_batch import random_batch
 
 package: Any = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra `test` of pyproject.toml brings it")
@@ -105,7 +105,7 @@ def test_the_branch_trains_from_these_weights() -> None:
     backbone = pyramid()
     view = LiftSplatConfig(depth_range=(1.0, 25.0), depth_bins=24)
     grid = BevGrid((-25.6, 25.6), (-25.6, 25.6), 0.8)
-    branch = CameraBranch(CameraConfig(lift_splat=view, width=8, neck=BevNeckConfig((8,), (1,))), grid, 4, backbone)
+    branch = CameraBranch(CameraConfig(view=view, width=8, neck=BevNeckConfig((8,), (1,))), grid, 4, backbone)
     file = read_weights(Path(weights.EfficientnetLite0ModelFile.get_model_file_path()))
     held = branch.backbone.network.classifier.state_dict()
     assert held.keys() == file.keys()
