@@ -1,6 +1,7 @@
 """From LiDAR points to a BEV map."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float32
@@ -11,7 +12,7 @@ from datasets.samples.sample import LIDAR_POINT_FIELDS
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
 from perception.pillars import PillarFeatures
-from perception.sparse import SiteNorm, SparseConv, SparseResidualBlock, SparseTensor, check_cells
+from perception.sparse import SiteNorm, SparseConv, SparseHourglass, SparseResidualBlock, SparseTensor, check_cells
 from perception.voxelize import VoxelGrid, Voxels, voxelize
 
 # Ego frame, metres: the published detectors' range.
@@ -24,16 +25,22 @@ _COLUMN_SCALES = (1.0, 0.5)
 class PillarEncoderConfig:
     """Pillars with sparse 2D convolutions. widths[i]: channels at 1/2**i of the pillars' resolution.
 
-    The last level has the BEV grid's cells, so a pillar is cell_size / 2**(levels - 1) wide.
+    The last level has the BEV grid's cells, so a pillar is cell_size / 2**(levels - 1) wide. blocks[i]: how many blocks
+    a level has, each a residual block or an hourglass, which has hourglass[j] residual blocks at 1/2**j of its level's
+    resolution. HEDNet's (Zhang et al. 2023): widths (128, 128), blocks (6, 0), hourglass blocks, cells of 0.6 m.
     """
 
     widths: tuple[int, ...] = (64, 128)
     blocks: tuple[int, ...] = (2, 2)
+    block: Literal["residual", "hourglass"] = "residual"
+    hourglass: tuple[int, ...] = (2, 1, 1)
     z_range: tuple[float, float] = _Z_RANGE
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.blocks) or not self.widths or min(self.widths) < 1 or min(self.blocks) < 0:
             raise ValueError(f"widths {self.widths} (at least 1 each) and blocks {self.blocks} must be as many")
+        if len(self.hourglass) < 2 or min(self.hourglass) < 0:
+            raise ValueError(f"hourglass must have blocks for two levels at least, none negative, not {self.hourglass}")
         if not self.z_range[0] < self.z_range[1]:
             raise ValueError(f"z_range {self.z_range} must rise")
 
@@ -43,10 +50,12 @@ class VoxelEncoderConfig:
     """The sparse 3D encoder of SECOND (Yan et al. 2018) and CenterPoint (Yin et al. 2021).
 
     widths[i]: channels at 1/2**i of the voxels' resolution, two residual blocks each. The last level has the BEV
-    grid's cells, so a voxel is cell_size / 2**(levels - 1) wide (1/8 with the four published levels).
+    grid's cells, so a voxel is cell_size / 2**(levels - 1) wide (1/8 with the four published levels). features: what a
+    voxel is to the first layer: the mean of its points, or widths[0] features that are learnt as those of pillars are.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
+    features: Literal["mean", "learned"] = "mean"
     voxel_height: float = 0.2
     z_range: tuple[float, float] = _Z_RANGE
 
@@ -91,7 +100,7 @@ class LidarBranch(nn.Module):
 
 
 class PillarEncoder(nn.Module):
-    """Pillar features, then levels of sparse residual blocks with a strided convolution between them.
+    """Pillar features, then levels of sparse blocks with a strided convolution between them.
 
     `scales`: what the points' columns after x, y, z are divided by.
     """
@@ -108,7 +117,13 @@ class PillarEncoder(nn.Module):
             if level > 0:
                 self.layers.append(SparseConv(width, next_width, (3, 3), stride=(2, 2), padding=(1, 1)))
                 self.layers.append(SiteNorm(next_width))
-            self.layers.extend([SparseResidualBlock(next_width, 2, f"level {level}") for _ in range(blocks)])
+            for block in range(blocks):
+                name = f"level {level}"
+                if config.block == "residual":
+                    self.layers.append(SparseResidualBlock(next_width, 2, name))
+                else:
+                    hourglass = SparseHourglass(next_width, 2, name, f"{name}, hourglass {block}", config.hourglass)
+                    self.layers.append(hourglass)
             width = next_width
         self.out_channels = width
 
@@ -119,7 +134,7 @@ class PillarEncoder(nn.Module):
 
 
 class VoxelEncoder(nn.Module):
-    """Voxel means, four levels of sparse 3D residual blocks, z folded into the channels.
+    """Voxel features, four levels of sparse 3D residual blocks, z folded into the channels.
 
     `scales`: what the points' columns after x, y, z are divided by.
     """
@@ -139,7 +154,9 @@ class VoxelEncoder(nn.Module):
             )
         self.scales = scales
         width = config.widths[0]
-        self.layers = nn.Sequential(SparseConv(3 + len(scales), width, (3, 3, 3), level="input"), SiteNorm(width))
+        self.points = PillarFeatures(scales, width) if config.features == "learned" else None
+        inputs = 3 + len(scales) if self.points is None else width
+        self.layers = nn.Sequential(SparseConv(inputs, width, (3, 3, 3), level="input"), SiteNorm(width))
         shape: tuple[int, ...] = self.shape
         for level, next_width in enumerate(config.widths):
             if level > 0:
@@ -161,11 +178,14 @@ class VoxelEncoder(nn.Module):
 
     def forward(self, voxels: Voxels) -> Float[Tensor, "B C Y X"]:
         """The encoded map at the BEV grid's resolution."""
-        sites = SparseTensor.of(self._inputs(voxels), voxels.indices, self.shape, voxels.batch_size)
+        if self.points is None:
+            sites = SparseTensor.of(self._means(voxels), voxels.indices, self.shape, voxels.batch_size)
+        else:
+            sites = self.points(voxels, self.shape)
         encoded: SparseTensor = self.layers(sites)
         return encoded.dense_bev()
 
-    def _inputs(self, voxels: Voxels) -> Float32[Tensor, "V K"]:
+    def _means(self, voxels: Voxels) -> Float32[Tensor, "V K"]:
         """The mean of the voxel's points, scaled to about -1..1: no norm over the batch does it further on."""
         bev, (low, high) = voxels.grid.bev, voxels.grid.z_range
         half = [(bev.x_range[1] - bev.x_range[0]) / 2, (bev.y_range[1] - bev.y_range[0]) / 2, (high - low) / 2]

@@ -1,4 +1,7 @@
-"""Points to one feature vector for each pillar, as a sparse map (PointPillars, Lang et al. 2019, made dynamic)."""
+"""Points to one feature vector for each pillar or voxel, as a sparse map, every point counting.
+
+PointPillars (Lang et al. 2019) and VoxelNet (Zhou & Tuzel 2018), made dynamic as in MVF (Zhou et al. 2020).
+"""
 
 from typing import Any
 
@@ -15,7 +18,7 @@ _LIMIT = 4.0
 
 
 class PillarFeatures(nn.Module):
-    """A linear layer over each point, the largest value over each pillar, norm and ReLU.
+    """A linear layer over each point, the largest value over each pillar (or voxel), norm and ReLU.
 
     A point's inputs: its place in the grid (-1..1), its other columns divided by `scales`, its offset to the mean of
     the pillar's points and to the pillar's middle, in metres. Published with norm and ReLU before the maximum: both
@@ -30,14 +33,17 @@ class PillarFeatures(nn.Module):
 
     scales: Tensor
 
-    def forward(self, voxels: Voxels) -> SparseTensor:
-        """Sites (batch, y, x) on the pillars' grid; `voxels` must have one layer. Float32 also under autocast."""
+    def forward(self, voxels: Voxels, shape: tuple[int, int, int] | None = None) -> SparseTensor:
+        """Sites (batch, y, x) on the grid of `voxels`, which must have one layer; Float32 also under autocast.
+
+        With a `shape` (Z, Y, X), which may have more layers than the voxels' grid: sites (batch, z, y, x).
+        """
         with torch.autocast(voxels.points.device.type, enabled=False):
             largest = self._largest(voxels)
-        _, rows, columns = voxels.grid.shape
-        indices = voxels.indices[:, [0, 2, 3]]
-        sites: SparseTensor = self.norm(SparseTensor.of(largest, indices, (rows, columns), voxels.batch_size))
-        return sites
+        indices = voxels.indices[:, [0, 2, 3]] if shape is None else voxels.indices
+        sites = SparseTensor.of(largest, indices, shape or voxels.grid.shape[1:], voxels.batch_size)
+        normed: SparseTensor = self.norm(sites)
+        return normed
 
     def _largest(self, voxels: Voxels) -> Float32[Tensor, "V C"]:
         # The inputs that all points of a pillar share come out of the maximum: place = (center + offset) / half, and

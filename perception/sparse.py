@@ -120,7 +120,8 @@ class SparseConv(nn.Module):
     """A sparse convolution without bias: strided (new sites wherever the kernel touches one) or submanifold.
 
     Submanifold: the sites stay as they are. `level`: submanifold layers with the same kernel on the same sites share
-    one rulebook under this name.
+    one rulebook under this name. `pairs`: the name of this layer's own rulebook, by which an InverseSparseConv finds
+    the way back; no other layer may have it.
     """
 
     def __init__(
@@ -132,11 +133,12 @@ class SparseConv(nn.Module):
         stride: tuple[int, ...] | None = None,
         padding: tuple[int, ...] | None = None,
         level: str | None = None,
+        pairs: str | None = None,
     ) -> None:
         super().__init__()
         if (stride is None) != (padding is None) or (stride is None) == (level is None):
             raise ValueError("a strided sparse convolution needs stride and padding, a submanifold one needs its level")
-        spconv, self._native = _backend()
+        spconv, _ = _backend()
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.out_channels = out_channels
         dims = len(kernel)
@@ -145,7 +147,9 @@ class SparseConv(nn.Module):
             self.conv = layer(in_channels, out_channels, list(kernel), bias=False, indice_key=level)
         else:
             layer = {2: spconv.SparseConv2d, 3: spconv.SparseConv3d}[dims]
-            self.conv = layer(in_channels, out_channels, list(kernel), list(stride), list(padding), bias=False)
+            self.conv = layer(
+                in_channels, out_channels, list(kernel), list(stride), list(padding), bias=False, indice_key=pairs
+            )
         self._cuda_algorithm = self.conv.algo
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -161,17 +165,44 @@ class SparseConv(nn.Module):
         if len(sparse.features) == 0:
             features = sparse.features.new_zeros(0, self.out_channels)
             return SparseTensor(features, sparse.indices, shape, sparse.batch_size, {})
-        device = sparse.features.device.type
-        if device == "cpu" and self._native is None:
-            raise RuntimeError("spconv-triton runs on CUDA only: on the CPU, install spconv-cu120")
-        self.conv.algo = self._native if device == "cpu" else self._cuda_algorithm
-        spconv, _ = _backend()
-        with torch.autocast(device, enabled=False):
-            tensor = spconv.SparseConvTensor(
-                sparse.features, sparse.indices, list(sparse.shape), sparse.batch_size, indice_dict=sparse.rulebooks
-            )
-            out = self.conv(tensor)
+        out = _convolve(self.conv, self._cuda_algorithm, sparse)
         return SparseTensor(out.features, out.indices, shape, sparse.batch_size, out.indice_dict)
+
+
+class InverseSparseConv(nn.Module):
+    """The way back from a strided convolution: the transposed convolution, at that layer's own input sites only.
+
+    `pairs`, `kernel`: those of the strided layer.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, ...], *, pairs: str) -> None:
+        super().__init__()
+        spconv, _ = _backend()
+        layer = {2: spconv.SparseInverseConv2d, 3: spconv.SparseInverseConv3d}[len(kernel)]
+        self.conv = layer(in_channels, out_channels, list(kernel), indice_key=pairs, bias=False)
+        self.out_channels = out_channels
+        self._cuda_algorithm = self.conv.algo
+
+    def forward(self, sparse: SparseTensor, fine: SparseTensor) -> SparseTensor:
+        """From `sparse` to the sites of `fine`, those that went into the strided layer; no site in, no site out."""
+        if len(fine.features) == 0:
+            return fine.with_features(fine.features.new_zeros(0, self.out_channels))
+        out = _convolve(self.conv, self._cuda_algorithm, sparse)
+        return SparseTensor(out.features, fine.indices, fine.shape, fine.batch_size, out.indice_dict)
+
+
+def _convolve(layer: Any, cuda_algorithm: Any, sparse: SparseTensor) -> Any:
+    """What a layer of spconv makes of some sites, float32 also under autocast, by the algorithm of their device."""
+    spconv, native = _backend()
+    device = sparse.features.device.type
+    if device == "cpu" and native is None:
+        raise RuntimeError("spconv-triton runs on CUDA only: on the CPU, install spconv-cu120")
+    layer.algo = native if device == "cpu" else cuda_algorithm
+    with torch.autocast(device, enabled=False):
+        tensor = spconv.SparseConvTensor(
+            sparse.features, sparse.indices, list(sparse.shape), sparse.batch_size, indice_dict=sparse.rulebooks
+        )
+        return layer(tensor)
 
 
 class SiteNorm(nn.Module):
@@ -207,3 +238,42 @@ class SparseResidualBlock(nn.Module):
         """The same sites."""
         out: SparseTensor = self.second_norm(self.second(self.first_norm(self.first(sparse))))
         return out.with_features(F.relu(out.features + sparse.features))
+
+
+class SparseHourglass(nn.Module):
+    """The sparse encoder-decoder block of HEDNet (Zhang et al. 2023): far sites meet at low resolutions.
+
+    blocks[i]: residual blocks at 1/2**i of the resolution. Down by strided convolutions, back by their inverses, with a
+    skip connection at each level. `level`: as of SparseConv, of the sites that come in. `name`: of this block's own
+    rulebooks; no other block may have it.
+    """
+
+    def __init__(self, channels: int, dims: int, level: str, name: str, blocks: tuple[int, ...] = (2, 1, 1)) -> None:
+        super().__init__()
+        kernel, stride, padding = (3,) * dims, (2,) * dims, (1,) * dims
+        levels = [level, *(f"{name}, level {depth}" for depth in range(1, len(blocks)))]
+        ways = [f"{name}, to level {depth}" for depth in range(1, len(blocks))]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*[SparseResidualBlock(channels, dims, own) for _ in range(count)])
+            for own, count in zip(levels, blocks, strict=True)
+        )
+        self.downs = nn.ModuleList(
+            nn.Sequential(
+                SparseConv(channels, channels, kernel, stride=stride, padding=padding, pairs=way), SiteNorm(channels)
+            )
+            for way in ways
+        )
+        self.ups = nn.ModuleList(InverseSparseConv(channels, channels, kernel, pairs=way) for way in ways)
+        self.up_norms = nn.ModuleList(SiteNorm(channels) for _ in ways)
+
+    def forward(self, sparse: SparseTensor) -> SparseTensor:
+        """The same sites."""
+        sparse = self.blocks[0](sparse)
+        skips = [sparse]
+        for down, blocks in zip(self.downs, self.blocks[1:], strict=True):
+            sparse = blocks(down(sparse))
+            skips.append(sparse)
+        for up, norm, skip in zip(reversed(self.ups), reversed(self.up_norms), reversed(skips[:-1]), strict=True):
+            back = up(sparse, skip)
+            sparse = norm(back.with_features(back.features + skip.features))
+        return sparse

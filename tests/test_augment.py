@@ -9,7 +9,7 @@ import torch
 from calibration.cameras import project
 from calibration.transforms import from_yaw, invert
 from datasets.augmentation.bev import BevAugmentation, augment
-from datasets.samples.sample import Sample
+from datasets.samples.sample import FULL_RADAR_POINT_FIELDS, Sample
 from tests.random_batch import random_boxes
 
 
@@ -146,3 +146,17 @@ def test_invert_is_for_rigid_transforms_only() -> None:
     """Why `augment` uses a general inverse: a scale is not undone by a transpose."""
     matrix = BevAugmentation(flip=False).draw(torch.Generator().manual_seed(4))
     assert not torch.allclose(invert(matrix) @ matrix, torch.eye(4, dtype=torch.float64))
+
+
+def test_the_measured_velocity_of_full_radar_fields_turns_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(5, len(FULL_RADAR_POINT_FIELDS), generator=generator)
+    matrix = BevAugmentation().draw(generator)
+    of_sample = replace(sample(), radar_points=points)
+    after = augment(of_sample, matrix).radar_points
+    basic = augment(replace(of_sample, radar_points=points[:, :7]), matrix).radar_points
+    assert torch.equal(after[:, :7], basic)
+    velocity = [FULL_RADAR_POINT_FIELDS.index(name) for name in ("vx", "vy")]
+    torch.testing.assert_close(after[:, velocity], points[:, velocity] @ matrix[:2, :2].float().T)
+    others = [column for column in range(7, len(FULL_RADAR_POINT_FIELDS)) if column not in velocity]
+    assert torch.equal(after[:, others], points[:, others])

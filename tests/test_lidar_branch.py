@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,14 +7,18 @@ import torch
 from datasets.samples.batch import PointBatch
 from perception.bev_neck import BevNeckConfig
 from perception.grid import BevGrid
-from perception.lidar_branch import LidarBranch, LidarConfig, PillarEncoderConfig, VoxelEncoderConfig
+from perception.lidar_branch import LidarBranch, LidarConfig, PillarEncoder, PillarEncoderConfig, VoxelEncoderConfig
+from perception.sparse import SparseHourglass
 from perception.voxelize import voxelize
 
 GRID = BevGrid((-12.8, 12.8), (-6.4, 6.4), 0.8)
 NECK = BevNeckConfig((8, 8), (1, 1))
 PILLARS = LidarConfig(PillarEncoderConfig((8, 8), (1, 1)), NECK)
 VOXELS = LidarConfig(VoxelEncoderConfig((4, 4, 8, 8)), NECK)
-both = pytest.mark.parametrize("config", [PILLARS, VOXELS], ids=["pillars", "voxels"])
+LEARNED = LidarConfig(VoxelEncoderConfig((4, 4, 8, 8), features="learned"), NECK)
+HOURGLASS = LidarConfig(PillarEncoderConfig((8, 8), (2, 1), "hourglass", (1, 1, 1)), NECK)
+KINDS = {"pillars": PILLARS, "hourglasses": HOURGLASS, "voxels": VOXELS, "learned voxels": LEARNED}
+every_encoder = pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 
 
 def _cloud(count: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +32,7 @@ def _branch(config: LidarConfig) -> LidarBranch:
     return LidarBranch(config, GRID, 6)
 
 
-@both
+@every_encoder
 def test_shape_and_a_gradient_for_every_parameter(config: LidarConfig) -> None:
     branch = _branch(config).train()
     out = branch(PointBatch.of([_cloud(500), _cloud(300, 1)]))
@@ -38,7 +43,7 @@ def test_shape_and_a_gradient_for_every_parameter(config: LidarConfig) -> None:
         assert parameter.grad.any(), name
 
 
-@both
+@every_encoder
 @pytest.mark.parametrize(("x", "y"), [(8.2, -3.3), (-10.1, 4.9)])
 def test_a_point_lights_its_cell(config: LidarConfig, x: float, y: float) -> None:
     branch = _branch(config)
@@ -47,7 +52,7 @@ def test_a_point_lights_its_cell(config: LidarConfig, x: float, y: float) -> Non
     encoded = branch.encoder(voxelize(voxels_of, branch.encoder.grid))
     row, column = divmod(int(encoded[0].abs().sum(0).argmax()), 32)
     lit = torch.nonzero(encoded[0].abs().sum(0))
-    # A strided kernel of 3 may also reach the neighbours.
+    # A strided kernel of 3 may also reach the neighbours; an inverse one only what was there.
     expected = (math.floor((y + 6.4) / 0.8), math.floor((x + 12.8) / 0.8))
     assert (lit - torch.tensor(expected)).abs().max() <= 1
     assert abs(row - expected[0]) <= 1
@@ -55,7 +60,7 @@ def test_a_point_lights_its_cell(config: LidarConfig, x: float, y: float) -> Non
     assert list(expected) in lit.tolist()
 
 
-@both
+@every_encoder
 def test_empty_samples_get_zeros_and_change_no_other(config: LidarConfig) -> None:
     branch = _branch(config).eval()
     cloud = _cloud(400)
@@ -71,13 +76,13 @@ def test_empty_samples_get_zeros_and_change_no_other(config: LidarConfig) -> Non
     assert not nothing.any()
 
 
-@both
+@every_encoder
 def test_points_out_of_range_are_an_empty_cloud(config: LidarConfig) -> None:
     far = _cloud(50) + torch.tensor([1e5, 0, 0, 0, 0])
     assert not _branch(config)(PointBatch.of([far])).any()
 
 
-@both
+@every_encoder
 def test_corrupt_points_are_as_if_they_were_not_there(config: LidarConfig) -> None:
     branch = _branch(config).eval()
     cloud = _cloud(400)
@@ -86,7 +91,7 @@ def test_corrupt_points_are_as_if_they_were_not_there(config: LidarConfig) -> No
     assert torch.equal(branch(PointBatch.of([torch.cat([cloud, bad])])), branch(PointBatch.of([cloud])))
 
 
-@both
+@every_encoder
 def test_one_point_in_training(config: LidarConfig) -> None:
     out = _branch(config).train()(PointBatch.of([torch.tensor([[1.0, 1.0, 0.0, 0.1, 0.0]])]))
     out.sum().backward()
@@ -94,7 +99,7 @@ def test_one_point_in_training(config: LidarConfig) -> None:
     assert out.any()
 
 
-@both
+@every_encoder
 def test_state_returns_bit_equal(config: LidarConfig) -> None:
     branch, cloud = _branch(config).eval(), PointBatch.of([_cloud(300)])
     other = LidarBranch(config, GRID, 6).eval()
@@ -112,6 +117,41 @@ def test_cells_are_derived_from_the_grid() -> None:
     assert published.encoder.out_channels == 256
 
 
+def test_every_point_of_a_crowded_voxel_counts() -> None:
+    """Published voxels hold at most ten points; here also the last of hundreds has its say."""
+    # Of so many channels, some rise with the intensity.
+    encoder = _branch(replace(LEARNED, encoder=VoxelEncoderConfig((32, 4, 8, 8), features="learned"))).encoder
+    crowd = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.09, 0.09, 0.19, 0.5, 0.3])
+    crowd[-1, 3] = 1.0  # the only strong echo
+    all_of_it, all_but_one = (voxelize(PointBatch.of([cloud]), encoder.grid) for cloud in (crowd, crowd[:-1]))
+    assert all_of_it.counts.tolist() == [300]
+    change = encoder.points(all_of_it, encoder.shape).features - encoder.points(all_but_one, encoder.shape).features
+    assert change.abs().max() > 1e-2
+
+
+def test_hednets_encoder_on_pillars_of_03_metres() -> None:
+    """Zhang et al. 2023, 2D: 128 channels, 6 blocks of (2, 1, 1) on 360 x 360 pillars of 0.3 m, out at 0.6 m."""
+    encoder = PillarEncoder(
+        PillarEncoderConfig((128, 128), (6, 0), "hourglass"), BevGrid((-54.0, 54.0), (-54.0, 54.0), 0.6)
+    )
+    assert encoder.grid.shape == (1, 360, 360)
+    assert encoder.grid.bev.cell_size == pytest.approx(0.3)
+    blocks = [layer for layer in encoder.layers if isinstance(layer, SparseHourglass)]
+    assert [[len(level) for level in block.blocks] for block in blocks] == [[2, 1, 1]] * 6
+    # Per block: 4 residual blocks of two convolutions, two down, two up.
+    assert sum(p.numel() for p in blocks[0].parameters() if p.dim() > 1) == (4 * 2 + 2 + 2) * 9 * 128 * 128
+
+
+def test_learned_features_see_what_the_mean_does_not() -> None:
+    """Two clouds whose voxels have the same means, one flat and one tall."""
+    flat = torch.tensor([[0.05, 0.05, z, 0.5, 0.0] for z in (0.09, 0.11)])
+    tall = torch.tensor([[0.05, 0.05, z, 0.5, 0.0] for z in (0.01, 0.19)])
+    for config, same in ((VOXELS, True), (LEARNED, False)):
+        branch = _branch(config).eval()
+        one, other = (branch(PointBatch.of([cloud])) for cloud in (flat, tall))
+        assert torch.allclose(one, other, atol=1e-5) == same
+
+
 def test_a_grid_beyond_int32_is_refused() -> None:
     with pytest.raises(ValueError, match="can number only"):
         LidarBranch(VOXELS, BevGrid((-512.0, 512.0), (-512.0, 512.0), 0.8), 6)
@@ -123,13 +163,15 @@ def test_a_grid_beyond_int32_is_refused() -> None:
 def test_configs_that_contradict_themselves_are_refused() -> None:
     with pytest.raises(ValueError, match="as many"):
         PillarEncoderConfig((8, 8), (1,))
+    with pytest.raises(ValueError, match="two levels at least"):
+        PillarEncoderConfig(hourglass=(1,))
     with pytest.raises(ValueError, match="whole number of layers"):
         VoxelEncoderConfig(voxel_height=0.3)
     with pytest.raises(ValueError, match="too few"):
         LidarBranch(LidarConfig(VoxelEncoderConfig(voxel_height=4.0), NECK), GRID, 6)
 
 
-@both
+@every_encoder
 def test_a_second_run_is_bit_equal_forward_and_backward(config: LidarConfig) -> None:
     cloud = PointBatch.of([_cloud(400), _cloud(200, 1)])
     results = []
@@ -142,7 +184,7 @@ def test_a_second_run_is_bit_equal_forward_and_backward(config: LidarConfig) -> 
         assert torch.equal(first, second)
 
 
-@both
+@every_encoder
 def test_inference_mode(config: LidarConfig) -> None:
     branch, cloud = _branch(config).eval(), PointBatch.of([_cloud(300)])
     with torch.inference_mode():

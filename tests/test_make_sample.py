@@ -1,6 +1,8 @@
 """From a hand-built frame to a sample: every number is known."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,9 +15,12 @@ from calibration.transforms import from_yaw, invert, rigid, transform_points
 from datasets.boxes import Boxes3D
 from datasets.faults import FaultReason
 from datasets.frames import RADAR_FIELDS, Annotations, CameraImage, LogFrame, PointSweep
+from datasets.nuscenes.reader import NuScenesReader
 from datasets.samples.ego_motion import ego_motion_rows
 from datasets.samples.make_sample import SampleConfig, make_sample
+from datasets.samples.sample import FULL_RADAR_POINT_FIELDS
 from datasets.sensors.picture_change import PictureChange
+from perception.radar_branch import with_states_apart
 
 NOW = 1_532_402_927_000_000
 CONFIG = SampleConfig(image_height=24, image_width=80)
@@ -94,6 +99,35 @@ def test_radar_is_moved_by_its_own_velocity_too_and_filtered() -> None:
         rtol=0,
     )
     assert sample.radar_available.tolist() == [True, False, False, False, False]
+
+
+def test_the_full_radar_fields_stand_behind_the_basic_ones() -> None:
+    point = radar_point(x=20.0, vx=3.0, vy=1.0, pdh0=2.0, x_rms=19.0, ambig_state=3.0)
+    global_from_ego = from_yaw(0.3, (100.0, 50.0, 0.0))
+    full_config = replace(CONFIG, radar_fields="full", radar_filter="none")
+    of_frame = frame(radar_sweeps={"RADAR_FRONT": (PointSweep(NOW, global_from_ego, point),)})
+    basic = make_sample(of_frame, replace(full_config, radar_fields=None)).radar_points
+    full = make_sample(of_frame, full_config).radar_points
+    assert full.shape == (1, 19)
+    assert torch.equal(full[:, :7], basic)
+    values = dict(zip(FULL_RADAR_POINT_FIELDS, full[0].tolist(), strict=True))
+    # The radar looks to the left: its x is ego y.
+    assert (values["vx"], values["vy"]) == pytest.approx((-1.0, 3.0), abs=1e-6)
+    for name in ("dyn_prop", "id", "is_quality_valid", "ambig_state", "x_rms", "y_rms", "invalid_state", "pdh0"):
+        assert values[name] == float(point[0, RADAR_FIELDS.index(name)]), name
+
+
+@pytest.mark.real_data
+def test_real_states_are_within_what_the_network_knows(real_data: Path) -> None:
+    reader = NuScenesReader(real_data / "nuscenes-keyframe", lidar_sweeps=1, radar_sweeps=1)
+    config = SampleConfig(32, 64, radar_filter="none", radar_fields="full")
+    points = make_sample(reader.frame(reader.frame_tokens("all")[0]), config).radar_points
+    assert len(points) > 100
+    apart = with_states_apart(points)
+    assert apart.shape == (len(points), 7 + 6 + 8 + 5 + 18 + 2 + 7)
+    for first, count in ((13, 8), (21, 5), (26, 18), (44, 2)):
+        assert torch.equal(apart[:, first : first + count].sum(dim=1), torch.ones(len(points))), first
+    assert torch.equal(apart[:, 46:].sum(dim=1), points[:, FULL_RADAR_POINT_FIELDS.index("pdh0")])
 
 
 def test_the_picture_keeps_its_geometry() -> None:

@@ -242,7 +242,7 @@ def test_pasted_objects_fit_into_the_frame(world: tuple[NuScenesReader, Path], s
     covered = points_in_boxes(placed, before.lidar_points).rows.unique()
     assert len(after.lidar_points) == len(before.lidar_points) - len(covered) + added
     # Radar returns lie in the boxes, and their velocities have turned with them.
-    moving = [(o, CONFIG.radar_filter.kept(o.radar_returns)) for o in recorded]
+    moving = [(o, CONFIG.returns_kept.kept(o.radar_returns)) for o in recorded]
     expected = [int(kept.sum()) for _, kept in moving]
     tail = after.radar_points[len(after.radar_points) - sum(expected) :].split(expected)
     for index, ((o, kept), returns) in enumerate(zip(moving, tail, strict=True)):

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from datasets.faults import InputRefused
+from datasets.sensors.sweeps import CRN_RADAR_FILTER, DEVKIT_RADAR_FILTER, NO_RADAR_FILTER, RadarFilter
 from perception.cross_modal.alignment import CrossModalConfig
 from perception.fusion.build import FusionKind
 from perception.heads.quality import QualityConfig
@@ -16,6 +17,7 @@ from perception.heads.query_head import QueryHeadConfig
 from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.tasks.task_weights import TaskWeightsConfig
+from perception.view_transform.sampling import SamplingConfig
 from tests.small_run import small_config
 from tools.presets import PRESETS, preset
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
@@ -59,7 +61,7 @@ def test_frames_on_the_command_line_come_back_in_the_file_and_in_the_command_tha
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InputRefused, match="tiny, base"):
+    with pytest.raises(InputRefused, match="tiny, small, base, large"):
         preset("huge")
 
 
@@ -99,6 +101,13 @@ def edited(config: RunConfig, *path: str, value: object) -> str:
         (("training", "augmentation"), {"dropout": {"lidar": 2.0}}, r"augmentation\.dropout: .*lidar"),
         (("training", "sampling"), "balanced", r"training\.sampling"),
         (("sample", "radar_filter"), {"dyn_props": ["a"]}, r"radar_filter"),
+        (("sample", "radar_filter"), "CRN", r"radar_filter"),
+        (
+            ("sample", "radar_fields"),
+            "full",
+            r"takes basic radar fields and samples are to have full: leave",
+        ),
+        (("detector", "radar", "fields"), "all", r"detector\.radar\.fields: Input should be 'basic' or 'full'"),
         (("detector", "head", "upsample"), 0, r"detector\.head: .*upsample must be at least 1"),
         (("detector", "fusion", "kind"), "middle", r"detector\.fusion: .*'middle' found using 'kind'.*'transformer'"),
         (("detector", "fusion"), {"heads": 4}, r"detector\.fusion: Unable to extract tag using discriminator 'kind'"),
@@ -112,6 +121,9 @@ def edited(config: RunConfig, *path: str, value: object) -> str:
         (("detector", "head", "kind"), "queries", r"detector\.head: .*'queries'.*'center', 'query'"),
         (("detector", "head"), {"kind": "query", "heads": 3}, r"detector\.head: .*64 channels .* 3 heads"),
         (("detector", "head"), {"kind": "query", "quereis": 3}, r"detector\.head\.quereis: there is no such field"),
+        (("detector", "camera", "view"), {"heights": 4}, r"detector\.camera\.view: Unable to extract tag"),
+        (("detector", "camera", "view"), {"kind": "sampling", "heights": 0}, r"detector\.camera\.view: .*0 layers"),
+        (("detector", "camera", "lift_splat"), {}, r"detector\.camera\.lift_splat: there is no such field"),
         (("detector", "fusion", "heads"), 3, r"detector\.fusion: .*width of 16 does not divide into 3 heads"),
         (("detector", "channels"), 9, r"detector: .*9 channels do not divide into the fusion's 2 heads"),
         (("detector", "fusion", "stride"), 3, r"detector: .*16 x 16 cells is no whole number of the fusion's patches"),
@@ -142,6 +154,23 @@ def test_a_head_is_of_the_kind_that_its_config_names() -> None:
         task_weights=TaskWeightsConfig(learned=True),
     )
     assert config_from_json(config_to_json(replace(config, detector=tasks)), "my.json").detector == tasks
+
+
+def test_a_view_transform_is_of_the_kind_that_its_config_names() -> None:
+    config = small_config(3)
+    assert config.detector.camera is not None
+    sampled = replace(config.detector.camera, view=SamplingConfig(heights=5))
+    config = replace(config, detector=replace(config.detector, camera=sampled))
+    assert config_from_json(config_to_json(config), "my.json") == config
+
+
+def test_a_config_from_before_view_transforms_had_kinds_is_read() -> None:
+    config = small_config(3)
+    whole = json.loads(config_to_json(config))
+    old = whole["detector"]["camera"].pop("view")
+    assert old.pop("kind") == "lift_splat"
+    whole["detector"]["camera"]["lift_splat"] = old
+    assert config_from_json(json.dumps(whole), "my.json") == config
 
 
 def test_a_missing_field_is_refused_by_name() -> None:
@@ -181,3 +210,28 @@ def test_the_learning_rate_rises_to_its_peak_and_falls() -> None:
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.01
     assert learning_rate_at(0, 1, 1.0, 0.0) == 1.0
+
+
+def test_samples_follow_the_radar_branch() -> None:
+    given = json.loads(config_to_json(small_config(1)))
+    assert given["sample"]["radar_fields"] == given["detector"]["radar"]["fields"] == "basic"
+    del given["sample"]["radar_fields"]
+    given["detector"]["radar"]["fields"] = "full"
+    given["sample"]["radar_filter"] = "none"
+    config = config_from_json(json.dumps(given), "a file")
+    assert config.sample.radar_fields == "full"
+    assert config.sample.returns_kept == NO_RADAR_FILTER
+    assert config_from_json(config_to_json(config), "a file") == config
+
+
+def test_a_radar_filter_has_a_name_or_is_written_out() -> None:
+    given = json.loads(config_to_json(small_config(1)))
+    assert given["sample"]["radar_filter"] == "crn"
+    for value, expected in (
+        ("crn", CRN_RADAR_FILTER),
+        ("devkit", DEVKIT_RADAR_FILTER),
+        ("none", NO_RADAR_FILTER),
+        ({"dyn_props": [0, 1]}, RadarFilter(dyn_props=(0, 1))),
+    ):
+        given["sample"]["radar_filter"] = value
+        assert config_from_json(json.dumps(given), "a file").sample.returns_kept == expected

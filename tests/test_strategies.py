@@ -33,6 +33,14 @@ def config_of(kind: FusionKind) -> DetectorConfig:
     return replace(config, fusion=config.fusion if kind == "transformer" else fusion_config(kind))
 
 
+def with_head(config: DetectorConfig, head: str) -> DetectorConfig:
+    """The config with the head of this kind; of the centre head, the config's own."""
+    if head == "center":
+        return config
+    query = QueryHeadConfig(channels=8, hidden=16, queries=20, heads=2, feedforward=16, quality=QualityConfig())
+    return replace(config, head=query)
+
+
 def detector(kind: FusionKind) -> Detector:
     torch.manual_seed(0)
     return Detector(config_of(kind))
@@ -60,12 +68,8 @@ def outputs_of(network: Detector, batch: Batch) -> list[torch.Tensor]:
 @every_other_strategy
 @pytest.mark.parametrize("head", ["center", "query"])
 def test_every_subset_of_sensors_trains_a_step_and_detects(kind: FusionKind, head: str) -> None:
-    config = config_of(kind)
-    if head == "query":
-        query = QueryHeadConfig(channels=8, hidden=16, queries=20, heads=2, feedforward=16, quality=QualityConfig())
-        config = replace(config, head=query)
     torch.manual_seed(0)
-    network, full = Detector(config), batch_of(2)
+    network, full = Detector(with_head(config_of(kind), head)), batch_of(2)
     assert full.boxes is not None
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for present in itertools.product([True, False], repeat=3):
@@ -81,9 +85,12 @@ def test_every_subset_of_sensors_trains_a_step_and_detects(kind: FusionKind, hea
         for name, parameter in network.named_parameters():
             if parameter.grad is not None:
                 assert parameter.grad.isfinite().all(), (name, absent)
-            if not absent:
-                assert parameter.grad is not None, name
-                assert (parameter.grad != 0).any(), name
+            owner = name.split(".")[0]
+            if not absent or (any(present) and owner in MODALITIES and owner not in absent):
+                assert parameter.grad is not None, (name, absent)
+                assert (parameter.grad != 0).any(), (name, absent)
+            elif owner in absent:
+                assert parameter.grad is None or (parameter.grad == 0).all(), (name, absent)
         optimizer.step()
         assert all(parameter.isfinite().all() for parameter in network.parameters())
         found = network.decode(predictions)
@@ -210,16 +217,39 @@ def test_weights_of_modalities_are_shares(kind: FusionKind) -> None:
 
 
 @every_strategy
-def test_bfloat16_stays_near_float32(kind: FusionKind) -> None:
-    network, batch = detector(kind).eval(), batch_of(1)
+@pytest.mark.parametrize("head", ["center", "query"])
+@pytest.mark.parametrize("training", [True, False])
+def test_bfloat16_stays_near_float32(kind: FusionKind, head: str, training: bool) -> None:
+    """Within the bounds of docs/model.md, in training and in evaluation; losses and boxes are float32."""
+    torch.manual_seed(0)
+    network, batch = Detector(with_head(config_of(kind), head)).train(training), batch_of(2)
     exact = network(batch)
+    expected = network.losses(exact, batch).total
+    # The statistics of batch norms have moved, and are not used in training.
     with torch.autocast("cpu", dtype=torch.bfloat16):
         predictions = network(batch)
         losses = network.losses(predictions, batch)
     losses.total.backward()
-    assert (predictions.bev.float() - exact.bev).abs().mean() < 0.02 * exact.bev.abs().mean()
-    torch.testing.assert_close(losses.total, network.losses(exact, batch).total, rtol=0.02, atol=0.0)
+    assert losses.total.dtype == torch.float32
     assert all(value.grad is None or value.grad.isfinite().all() for value in network.parameters())
+    assert (predictions.bev.float() - exact.bev).abs().mean() < 0.02 * exact.bev.abs().mean()
+    for one, other in zip(heatmaps_of(predictions), heatmaps_of(exact), strict=True):
+        torch.testing.assert_close(one.float().sigmoid(), other.sigmoid(), atol=0.04, rtol=0.0)
+    # Which of two equal peaks becomes a query is left to rounding, and with it what the other boxes learn from.
+    torch.testing.assert_close(losses.total, expected, rtol=0.02 if head == "center" else 0.12, atol=0.0)
+    # Also after the autocast has ended.
+    torch.testing.assert_close(network.losses(predictions, batch).total, losses.total, rtol=1e-2, atol=0.0)
+    for boxes in network.decode(predictions):
+        assert boxes.centers.dtype == torch.float32
+        assert len(boxes) > 0
+        assert boxes.centers.isfinite().all()
+
+
+def heatmaps_of(predictions: Predictions) -> list[torch.Tensor]:
+    """The heatmap logits of every head."""
+    head = predictions.head
+    heads = head.by_sensor.values() if isinstance(head, SensorOutputs) else [head]
+    return [outputs.heatmap_logits for outputs in heads]
 
 
 def test_painted_voxels_learn_from_the_images() -> None:

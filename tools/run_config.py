@@ -20,7 +20,8 @@ _LARGEST_FILE = 1_000_000  # bytes; a config has a few kilobytes
 class RunConfig:
     """What a sample is made of, the network, and how it is trained.
 
-    Channels of sensors that the detector has no branch for are taken out of `sample`: they need not be read.
+    Channels of sensors that the detector has no branch for are taken out of `sample`: they need not be read. What a
+    sample says of radar returns is what the detector's radar branch takes; ValueError where `sample` says otherwise.
     """
 
     sample: SampleConfig
@@ -29,11 +30,18 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         sample, detector = self.sample, self.detector
+        taken = sample.radar_fields if detector.radar is None else detector.radar.fields
+        if sample.radar_fields not in (None, taken):
+            raise ValueError(
+                f"the radar branch takes {taken} radar fields and samples are to have {sample.radar_fields}: leave "
+                "sample.radar_fields out, it follows detector.radar.fields"
+            )
         used = replace(
             sample,
             camera_channels=sample.camera_channels if detector.camera is not None else (),
             lidar_channel=sample.lidar_channel if detector.lidar is not None else None,
             radar_channels=sample.radar_channels if detector.radar is not None else (),
+            radar_fields=taken,
         )
         object.__setattr__(self, "sample", used)
         augmentation = self.training.augmentation
@@ -57,8 +65,8 @@ def config_from_json(text: str, source: str) -> RunConfig:
     """
     adapter = TypeAdapter(RunConfig)
     try:
-        given = json.loads(text, parse_constant=_refuse_constant)
-        config = adapter.validate_json(text, strict=True)
+        given = _with_view(json.loads(text, parse_constant=_refuse_constant))
+        config = adapter.validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         field = _path_in_file(given, first["loc"], first["type"] == "missing") or "the whole file"
@@ -87,6 +95,20 @@ def read_config(path: Path) -> RunConfig:
 def write_config(path: Path, config: RunConfig) -> None:
     """Write a config file, atomically."""
     write_atomically(path, config_to_json(config).encode())
+
+
+def _with_view(given: Any) -> Any:
+    """A config from before there was a choice of view transforms has the camera's under `lift_splat`, without a kind.
+
+    Its run is still read.
+    """
+    match given:
+        case {"detector": {"camera": {"lift_splat": dict(lift_splat), **camera}, **detector}, **rest} if (
+            "view" not in camera
+        ):
+            view = {"kind": "lift_splat", **lift_splat}
+            return {**rest, "detector": {**detector, "camera": {**camera, "view": view}}}
+    return given
 
 
 def _refuse_constant(name: str) -> NoReturn:

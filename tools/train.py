@@ -38,7 +38,7 @@ class TrainArguments:
     """What `bevel train` takes."""
 
     config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
-    """A preset (tiny, base) or a config file (a run's config.json, changed or not)."""
+    """A preset (tiny, small, base, large) or a config file (a run's config.json, changed or not)."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None

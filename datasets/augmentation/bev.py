@@ -12,10 +12,11 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
-from datasets.samples.sample import EGO_MOTION_FIELDS, RADAR_POINT_FIELDS, Sample
+from datasets.samples.sample import EGO_MOTION_FIELDS, FULL_RADAR_POINT_FIELDS, RADAR_POINT_FIELDS, Sample
 from datasets.sensors.moved_points import moved_points
 
 _RADAR_VELOCITY = [RADAR_POINT_FIELDS.index(name) for name in ("vx_comp", "vy_comp")]
+_MEASURED_RADAR_VELOCITY = [FULL_RADAR_POINT_FIELDS.index(name) for name in ("vx", "vy")]
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,11 @@ def augment(sample: Sample, augmented_from_ego: Float64[Tensor, "4 4"]) -> Sampl
     )
 
 
-def _turned_radar(points: Float32[Tensor, "R 7"], augmented_from_ego: Float64[Tensor, "4 4"]) -> Float32[Tensor, "R 7"]:
+def _turned_radar(points: Float32[Tensor, "R C"], augmented_from_ego: Float64[Tensor, "4 4"]) -> Float32[Tensor, "R C"]:
     turned = moved_points(points, augmented_from_ego)
-    turned[:, _RADAR_VELOCITY] = points[:, _RADAR_VELOCITY] @ augmented_from_ego[:2, :2].float().T
+    full = points.shape[1] == len(FULL_RADAR_POINT_FIELDS)
+    for velocity in [_RADAR_VELOCITY, _MEASURED_RADAR_VELOCITY] if full else [_RADAR_VELOCITY]:
+        turned[:, velocity] = points[:, velocity] @ augmented_from_ego[:2, :2].float().T
     return turned
 
 

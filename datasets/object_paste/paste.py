@@ -147,8 +147,9 @@ class ObjectPaster:
             returns = torch.cat(
                 [_turned_returns(pose, o.radar_returns) for pose, o in zip(poses, objects, strict=True)]
             )
-            returns = returns[self._config.radar_filter.kept(returns)]
-            radar = torch.cat([_outside(placed.boxes, radar), radar_points(returns)])
+            returns = returns[self._config.returns_kept.kept(returns)]
+            points = radar_points(returns, self._config.radar_fields or "basic")
+            radar = torch.cat([_outside(placed.boxes, radar), points])
         boxes = Boxes3D.concatenated([sample.boxes, placed.boxes])
         return replace(sample, lidar_points=lidar, radar_points=radar, boxes=boxes)
 

@@ -18,18 +18,17 @@ from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.faults import SensorFault, SensorFileError
 from datasets.frames import Annotations, LogFrame
 from datasets.samples.ego_motion import ego_motion_rows
-from datasets.samples.sample import RADAR_POINT_FIELDS, Sample
+from datasets.samples.sample import RadarFields, Sample, radar_point_fields
 from datasets.sensors.picture_change import PictureChange
 from datasets.sensors.sweeps import (
-    CRN_RADAR_FILTER,
+    RADAR_FILTERS,
     RADAR_RETURN_FIELDS,
     RadarFilter,
+    RadarFilterName,
     merge_lidar_sweeps,
     merge_radar_sweeps,
     moving_sweeps,
 )
-
-_RADAR_COLUMNS = [RADAR_RETURN_FIELDS.index(name) for name in RADAR_POINT_FIELDS]
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,11 @@ class SampleConfig:
     """A bound on memory: a cloud with more points is thinned evenly. Ten nuScenes sweeps have about 300,000."""
     close_radius: float = 1.0
     """LiDAR points nearer to the sensor than this (metres, in x and y) lie on the vehicle itself and are dropped."""
-    radar_filter: RadarFilter = CRN_RADAR_FILTER
-    """Which radar returns are kept, by their states."""
+    radar_filter: RadarFilterName | RadarFilter = "crn"
+    """Which radar returns are kept, by their states: a filter by name (datasets/sensors/sweeps.py) or of one's own."""
+    radar_fields: RadarFields | None = None
+    """What is said of a radar return: seven fields (basic) or all that the radar gives (full). None: in a RunConfig
+    what the detector's radar branch takes, by itself basic."""
     pad_lidar_sweeps: bool = False
     """Put the newest sweep's points, once more, in the place of each sweep that is not there (at the start of a scene,
     say), so that a cloud is as dense as ever: mmdetection3d's `pad_empty_sweeps`."""
@@ -74,6 +76,11 @@ class SampleConfig:
         ):
             if len(set(channels)) < len(channels) or not set(channels) <= set(known):
                 raise ValueError(f"{name} must be some of {', '.join(known)}, each once, not {', '.join(channels)}")
+
+    @property
+    def returns_kept(self) -> RadarFilter:
+        """The radar filter itself, also where it is given by name."""
+        return self.radar_filter if isinstance(self.radar_filter, RadarFilter) else RADAR_FILTERS[self.radar_filter]
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -186,9 +193,9 @@ def thinned(cloud: Float32[Tensor, "P 5"], most: int) -> Float32[Tensor, "Q 5"]:
     return cloud[torch.linspace(0, len(cloud) - 1, most, dtype=torch.float64).long()]
 
 
-def _radars(frame: LogFrame, config: SampleConfig) -> tuple[Float32[Tensor, "R 7"], Bool[Tensor, "K"]]:
+def _radars(frame: LogFrame, config: SampleConfig) -> tuple[Float32[Tensor, "R C"], Bool[Tensor, "K"]]:
     available = torch.tensor([channel in frame.radar_sweeps for channel in config.radar_channels], dtype=torch.bool)
-    return radar_points(radar_returns(frame, config)), available
+    return radar_points(radar_returns(frame, config), config.radar_fields or "basic"), available
 
 
 def radar_returns(frame: LogFrame, config: SampleConfig) -> Float32[Tensor, "R 19"]:
@@ -198,9 +205,9 @@ def radar_returns(frame: LogFrame, config: SampleConfig) -> Float32[Tensor, "R 1
         for channel in config.radar_channels
         for sweep in moving_sweeps(frame, channel, frame.radar_sweeps.get(channel, ())[: config.radar_sweeps])
     ]
-    return merge_radar_sweeps(moving, kept=config.radar_filter, move_by_velocity=True)
+    return merge_radar_sweeps(moving, kept=config.returns_kept, move_by_velocity=True)
 
 
-def radar_points(returns: Float32[Tensor, "R 19"]) -> Float32[Tensor, "R 7"]:
-    """What a Sample holds (RADAR_POINT_FIELDS) of radar returns (RADAR_RETURN_FIELDS)."""
-    return returns[:, _RADAR_COLUMNS]
+def radar_points(returns: Float32[Tensor, "R 19"], fields: RadarFields) -> Float32[Tensor, "R C"]:
+    """What a Sample holds (`radar_point_fields`) of radar returns (RADAR_RETURN_FIELDS)."""
+    return returns[:, [RADAR_RETURN_FIELDS.index(name) for name in radar_point_fields(fields)]]

@@ -3,8 +3,9 @@
 The arithmetic is float64, only the result is float32: poses in global lie kilometres from the origin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,6 +51,12 @@ DEVKIT_RADAR_FILTER = RadarFilter(invalid_states=(0,), dyn_props=tuple(range(7))
 # What CRN (Kim et al. 2023) keeps: more than the devkit, without the certain clutter.
 CRN_RADAR_FILTER = RadarFilter(invalid_states=(0, 4, 8, 9, 10, 11, 12, 15, 16, 17), ambig_states=(3,))
 NO_RADAR_FILTER = RadarFilter()
+RadarFilterName = Literal["crn", "devkit", "none"]
+RADAR_FILTERS: Mapping[RadarFilterName, RadarFilter] = {
+    "crn": CRN_RADAR_FILTER,
+    "devkit": DEVKIT_RADAR_FILTER,
+    "none": NO_RADAR_FILTER,
+}
 
 
 @dataclass(frozen=True)

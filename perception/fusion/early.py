@@ -13,8 +13,8 @@ from calibration.cameras import project
 from calibration.transforms import transform_points
 from datasets.samples.batch import PointBatch
 from perception.bev_neck import CellNorm, ConvBlock
-from perception.camera_branch import ImageFeatures
 from perception.fusion.strategy import FusionStrategy, mean_of_available, without_absent
+from perception.image_features import ImageFeatures
 
 # What lies nearer to the camera than this along its axis, metres, is behind it or on its lens.
 _NEAREST = 0.1
@@ -71,7 +71,7 @@ class PointPainting(nn.Module):
                 cloud.points[own, :3], images.intrinsics[camera], images.ego_from_cam[camera], images.image_size
             )
             rows.append(own[seen])
-            colors.append(sample_features(maps[camera], pixels[seen], images.stride))
+            colors.append(sample_features(maps[camera], pixels[seen], images.stride, images.pixel_offset))
         row = torch.cat(rows)
         color = F.pad(torch.cat(colors), (0, 1), value=1.0)  # the last column counts the cameras
         total = color.new_zeros(len(cloud.points), self.columns).index_add(0, row, color)
@@ -95,11 +95,11 @@ def pixels_of_points(
 
 
 def sample_features(
-    features: Float32[Tensor, "F V U"], pixels: Float32[Tensor, "S 2"], stride: int
+    features: Float32[Tensor, "F V U"], pixels: Float32[Tensor, "S 2"], stride: int, pixel_offset: float = 0.0
 ) -> Float32[Tensor, "S F"]:
-    """Features (F, V, U) at pixels of the picture, bilinear; feature (v, u) is of the pixel (v, u) * stride."""
+    """Features (F, V, U) at pixels of the picture, bilinear. Where the features lie: ImageFeatures."""
     size = pixels.new_tensor([features.shape[2], features.shape[1]])
-    places = (pixels / stride * 2 + 1) / size - 1
+    places = ((pixels - pixel_offset) / stride * 2 + 1) / size - 1
     sampled = F.grid_sample(features[None], places[None, :, None], padding_mode="border", align_corners=False)
     return sampled[0, :, :, 0].T
 

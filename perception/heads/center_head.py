@@ -86,10 +86,10 @@ class CenterHead(DetectionHead[CenterOutputs]):
         return CenterOutputs(*self.trunk(bev))
 
     def boxes_at(self, features: Float[Tensor, "B C Y X"], cells: CellIndex) -> BoxRegression:
-        """The box of the given group at each of the K cells."""
-        everything = self.regress(features[cells.sample, :, cells.row, cells.column]).unflatten(
-            1, (len(CLASS_GROUPS), -1)
-        )
+        """The box of the given group at each of the K cells. Float32 also under autocast, or of what came from it."""
+        with torch.autocast(features.device.type, enabled=False):
+            numbers = self.regress(features[cells.sample, :, cells.row, cells.column].float())
+        everything = numbers.unflatten(1, (len(CLASS_GROUPS), -1))
         return BoxRegression.of(everything[torch.arange(len(cells), device=cells.group.device), cells.group])
 
     def losses(self, outputs: CenterOutputs, boxes: Sequence[Boxes3D]) -> Losses:
