@@ -134,6 +134,43 @@ def test_resuming_what_does_not_belong_together_is_refused(
         train(replace(given, resume=True, split="mini_val"))
 
 
+def test_resuming_goes_back_past_a_damaged_checkpoint_and_says_so(
+    arguments: Callable[[RunConfig], TrainArguments], tmp_path: Path
+) -> None:
+    given = arguments(small_config(4, checkpoint_interval=2))
+    run = train(given)
+    expected = load_file(run / "weights.safetensors")
+    newest, before = run / "checkpoints" / "step_00000004", run / "checkpoints" / "step_00000002"
+    for checkpoint in (newest, before):
+        file = checkpoint / "optimizer.safetensors"
+        damaged = bytearray(file.read_bytes())
+        damaged[-20] ^= 1
+        file.write_bytes(bytes(damaged))
+        if checkpoint is newest:
+            assert train(replace(given, resume=True)) == run
+            said = (run / "train.log").read_text()
+            assert f"{file} is not the file that was saved: tensor " in said
+            assert f"Resuming from {before}, the newest checkpoint that is whole." in said
+            again = load_file(run / "weights.safetensors")
+            assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+            newest.rename(tmp_path / "made again")
+    with pytest.raises(InputRefused, match=r"tensor .* No checkpoint is whole"):
+        train(replace(given, resume=True))
+
+
+def test_a_run_without_a_checkpoint_resumes_from_the_first_step(
+    arguments: Callable[[RunConfig], TrainArguments],
+) -> None:
+    given = arguments(small_config(2))
+    run = train(given)
+    expected = load_file(run / "weights.safetensors")
+    shutil.rmtree(run / "checkpoints")
+    train(replace(given, resume=True))
+    assert "holds no checkpoint yet: from the first step" in (run / "train.log").read_text()
+    again = load_file(run / "weights.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+
+
 def test_two_trainings_do_not_share_a_folder(arguments: Callable[[RunConfig], TrainArguments]) -> None:
     given = arguments(small_config(1))
     assert given.output is not None

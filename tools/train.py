@@ -68,6 +68,8 @@ class TrainArguments:
     device: DeviceChoice = "auto"
     threads: int | None = None
     """CPU threads, otherwise as many as cores."""
+    process_timeout: float = 600.0
+    """Seconds after which a training process that does not answer the others ends the training."""
 
 
 def train(arguments: TrainArguments) -> Path:
@@ -79,7 +81,7 @@ def train(arguments: TrainArguments) -> Path:
     config = training_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
-    with join_processes(arguments.device) as processes:
+    with join_processes(arguments.device, arguments.process_timeout) as processes:
         summary = _train(arguments, config, run, processes)
     if not summary.finished:
         raise Interrupted(
@@ -183,24 +185,26 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
     if settings.augmentation is not None and settings.augmentation.paste is not None:
         database = Path(settings.augmentation.paste.database)
         refuse_held_out_objects(database, reader, split, arguments.val_split)
+    # What torchrun starts again goes on; a restart may come before there is a run, though.
+    resume = arguments.resume or (processes.restarted and run.config.is_file())
     if not processes.first:
-        loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
-        return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)
+        loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=_say_nothing)
+        return loop.run(missing_sensors=arguments.missing_sensors)
     with run.locked():
-        if arguments.resume:
+        if resume:
             refuse_other_config(run, config)
         else:
             run.start(config)
         with run.log.open("a") as file:
             log = _logger(file.write)
-            log(f"{'resuming' if arguments.resume else 'starting'}: {shlex.join(sys.argv)}")
-            loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
+            log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
+            loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=log)
             parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
             log(
                 f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
                 f"{processes.device}, from step {loop.state.step}"
             )
-            summary = loop.run(missing_sensors=arguments.missing_sensors, log=log)
+            summary = loop.run(missing_sensors=arguments.missing_sensors)
             log(summary_text(summary))
             return summary
 

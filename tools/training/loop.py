@@ -23,12 +23,7 @@ from tools.exit_codes import CommandFailed, Diverged
 from tools.missing_sensors import MissingSensors
 from tools.progress import Progress
 from tools.run_config import RunConfig, config_to_json
-from tools.training.checkpoint import (
-    TrainingState,
-    last_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from tools.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, whole_checkpoints
 from tools.training.config import TrainingConfig, learning_rate_at
 from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
@@ -67,13 +62,22 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: FusionDataset, run: RunFolder, processes: Processes, *, resume: bool
+        self,
+        config: RunConfig,
+        dataset: FusionDataset,
+        run: RunFolder,
+        processes: Processes,
+        *,
+        resume: bool,
+        log: Callable[[str], None],
     ) -> None:
+        """`log` gets a sentence for everything out of the ordinary."""
         self._settings = config.training
         self._config_json = config_to_json(config)
         self._dataset = dataset
         self._run = run
         self._processes = processes
+        self._log = log
         self._order = order_of_samples(dataset, self._settings, processes.count)
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
@@ -81,8 +85,11 @@ class TrainingLoop:
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
         self._optimizer = make_optimizer(self._detector, self._settings)
         self._state = TrainingState(0, 0, 0, processes.count, fingerprint(dataset.tokens), self._order_fingerprint(0))
+        self._saved: TrainingState | None = None
         if resume:
             self._resume()
+        if float(processes.mean(torch.tensor(float(self._state.step), device=processes.device))) != self._state.step:
+            raise InputRefused(f"{run.path} must lie on a disk that all training processes share: they differ in it.")
         self._model: nn.Module = LossOfBatch(self._detector)
         if processes.count > 1:
             # A branch whose modality is missing from the whole batch gets no gradient in that step.
@@ -102,11 +109,11 @@ class TrainingLoop:
         """Where the training stands."""
         return self._state
 
-    def run(self, *, missing_sensors: MissingSensorsPolicy, log: Callable[[str], None]) -> TrainingSummary:
+    def run(self, *, missing_sensors: MissingSensorsPolicy) -> TrainingSummary:
         """Train up to the last step, or to Ctrl-C; then save a checkpoint and, at the end, the weights.
 
         Raises InputRefused for bad input, Diverged after too many steps in a row without finite numbers, CommandFailed
-        where a loader process dies or the disk is full. `log` gets a sentence for everything out of the ordinary.
+        where a loader process or another training process dies or hangs, or the disk is full.
         """
         began = time.monotonic()
         with ExitStack() as stack:
@@ -122,13 +129,13 @@ class TrainingLoop:
                         metrics.write(step, self._numbers(step, result, time.monotonic() - began))
                         shown.advance(f"loss {self._mean_loss():.3f}")
                     if not result.finite:
-                        log(_skipped_text(step, loaded, result))
+                        self._log(_skipped_text(step, loaded, result))
                     self._refuse_divergence(loaded)
                     if self._processes.any_of(interruption.requested)[0]:
                         break
                     if self._state.step % self._settings.checkpoint_interval == 0:
                         self._save()
-                        log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
+                        self._log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
             except (InputRefused, CommandFailed, Diverged):
                 # These are raised between two steps: what was learnt is whole, and worth keeping.
                 self._save()
@@ -151,7 +158,18 @@ class TrainingLoop:
         )
 
     def _resume(self) -> None:
-        checkpoint = last_checkpoint(self._run.checkpoints)
+        whole, damage = whole_checkpoints(self._run.checkpoints)
+        for text in damage:
+            self._log(text)
+        # Going back costs time and nothing else: what is trained again comes out in the same bits.
+        if not whole and damage:
+            raise InputRefused(f"{damage[-1]} No checkpoint is whole: start the training again in another folder.")
+        if not whole:
+            self._log(f"{self._run.checkpoints} holds no checkpoint yet: from the first step.")
+            return
+        checkpoint = whole[-1]
+        if damage:
+            self._log(f"Resuming from {checkpoint}, the newest checkpoint that is whole.")
         loaded = load_checkpoint(checkpoint, self._detector, self._average, self._optimizer)
         if loaded.data_fingerprint != self._state.data_fingerprint:
             raise InputRefused(
@@ -168,7 +186,7 @@ class TrainingLoop:
                 f"{checkpoint} was trained on the samples in another order than this epoch has now: from tables "
                 "instead of shards, from shards that were packed otherwise, or by another version of Bevel."
             )
-        self._state = loaded
+        self._state = self._saved = loaded
 
     def _order_fingerprint(self, step: int) -> str:
         """Of the epoch that the batches of a step begin in."""
@@ -224,7 +242,7 @@ class TrainingLoop:
             "gradient_norm": result.gradient_norm,
             "learning_rate": self._learning_rate(step),
             "seconds": seconds,
-            "skipped": float(self._skipped),
+            "skipped": float(self._state.step - self._state.updates),
         }
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
@@ -240,7 +258,7 @@ class TrainingLoop:
             )
 
     def _save(self) -> None:
-        if not self._processes.first:
+        if not self._processes.first or self._saved == self._state:
             return
         try:
             save_checkpoint(
@@ -251,6 +269,7 @@ class TrainingLoop:
                 self._optimizer,
                 self._config_json,
             )
+            self._saved = self._state
         except (OSError, SafetensorError) as error:
             raise CommandFailed(
                 f"The checkpoint of step {self._state.step} could not be written to {self._run.checkpoints}: {error}; "
