@@ -23,7 +23,7 @@ from tools.training.checkpoint import (
     whole_checkpoints,
 )
 from tools.training.ema import MovingAverage
-from tools.training.step import make_optimizer
+from tools.training.optimizer import make_optimizer
 
 Parts = tuple[Detector, MovingAverage, torch.optim.Optimizer]
 

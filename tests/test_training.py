@@ -30,10 +30,11 @@ from tools.train import TrainArguments, train
 from tools.training.config import TrainingConfig
 from tools.training.interruption import Interruption
 from tools.training.loading import load_batches
+from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder, EpochIndex, PlainOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder, load_detector
-from tools.training.step import LossOfBatch, make_optimizer, seed_step, training_step
+from tools.training.step import LossOfBatch, seed_step, training_step
 
 ALONE = Processes(1, 0, torch.device("cpu"))
 
@@ -204,7 +205,7 @@ def test_a_step_that_is_not_finite_changes_nothing(data_root: Path) -> None:
         return training_step(
             model,
             optimizer,
-            batch,
+            [batch],
             config.training,
             learning_rate=1e-3,
             generator=seed_step(0, 0, 0),

@@ -204,6 +204,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
                 f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
                 f"{processes.device}, from step {loop.state.step}"
             )
+            log(config.training.learning_rate_text(processes.count))
             summary = loop.run(missing_sensors=arguments.missing_sensors)
             log(summary_text(summary))
             return summary

@@ -30,12 +30,14 @@ from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.open_dataset import open_dataset
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
+from tools.training.activations import recompute_activations
 from tools.training.ema import MovingAverage
 from tools.training.loading import LoadedBatch, load_batches
 from tools.training.loop import order_of_samples
+from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder
 from tools.training.processes import Processes
-from tools.training.step import LossOfBatch, make_optimizer, seed_step, training_step
+from tools.training.step import LossOfBatch, seed_step, training_step
 
 _WORLD = WorldConfig(scenes=1, keyframes=4, image_width=1600, seed=7)
 _WARM_UP = 5  # steps that do not count: memory is got, kernels are chosen, the loaders get ahead
@@ -215,8 +217,10 @@ class _Network:
         self._settings, self._processes = config.training, processes
         torch.manual_seed(config.training.seed)
         self._detector = Detector(config.detector).to(processes.device).train()
-        self._model = LossOfBatch(self._detector)
         self._average = MovingAverage(self._detector, config.training.ema_decay)
+        if config.training.checkpoint_activations:
+            recompute_activations(self._detector)
+        self._model = LossOfBatch(self._detector, config.training.precision)
         self._optimizer = make_optimizer(self._detector, config.training)
 
     def step(self, loaded: LoadedBatch, step: int) -> None:
@@ -225,7 +229,7 @@ class _Network:
         training_step(
             self._model,
             self._optimizer,
-            loaded.batch,
+            [loaded.batch],
             self._settings,
             learning_rate=self._settings.learning_rate,
             generator=seed_step(self._settings.seed, step, 0),

@@ -52,6 +52,9 @@ class TrainingState:
     """Of the list of sample tokens."""
     order_fingerprint: str
     """Of the order of the samples in the epoch under way."""
+    loss_scale: float | None = None
+    """What the loss is multiplied by in fp16, and how many steps in a row it has been good for."""
+    loss_scale_steps: int = 0
     format: int = FORMAT
 
 

@@ -4,13 +4,15 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.faults import InputRefused
@@ -23,16 +25,19 @@ from tools.exit_codes import CommandFailed, Diverged
 from tools.missing_sensors import MissingSensors
 from tools.progress import Progress
 from tools.run_config import RunConfig, config_to_json
+from tools.training.activations import recompute_activations
 from tools.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, whole_checkpoints
-from tools.training.config import TrainingConfig, learning_rate_at
+from tools.training.config import TrainingConfig
 from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
 from tools.training.metrics_log import MetricsLog
+from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder
-from tools.training.step import LossOfBatch, StepResult, make_optimizer, seed_step, training_step
+from tools.training.schedule import learning_rate_at, momentum_at
+from tools.training.step import LossOfBatch, StepResult, put_scale_back, scale_of, seed_step, training_step
 
 _LOSSES_AVERAGED = 20  # the loss that is shown is the mean of so many steps
 
@@ -84,13 +89,16 @@ class TrainingLoop:
         self._detector = Detector(config.detector).to(processes.device)
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
         self._optimizer = make_optimizer(self._detector, self._settings)
+        self._scaler = GradScaler(processes.device.type) if self._settings.precision == "fp16" else None
         self._state = TrainingState(0, 0, 0, processes.count, fingerprint(dataset.tokens), self._order_fingerprint(0))
         self._saved: TrainingState | None = None
         if resume:
             self._resume()
         if float(processes.mean(torch.tensor(float(self._state.step), device=processes.device))) != self._state.step:
             raise InputRefused(f"{run.path} must lie on a disk that all training processes share: they differ in it.")
-        self._model: nn.Module = LossOfBatch(self._detector)
+        if self._settings.checkpoint_activations:
+            recompute_activations(self._detector)
+        self._model: nn.Module = LossOfBatch(self._detector, self._settings.precision)
         if processes.count > 1:
             # A branch whose modality is missing from the whole batch gets no gradient in that step.
             self._model = DistributedDataParallel(self._model, find_unused_parameters=True)
@@ -123,7 +131,7 @@ class TrainingLoop:
                 metrics = stack.enter_context(MetricsLog(self._run, self._state.step))
                 shown = stack.enter_context(Progress("training", self._total_steps, start=self._state.step))
             try:
-                for loaded in self._batches(missing_sensors):
+                for loaded in self._batches_of_steps(missing_sensors):
                     step, result = self._state.step, self._one_step(loaded)
                     if metrics is not None and shown is not None:
                         metrics.write(step, self._numbers(step, result, time.monotonic() - began))
@@ -186,38 +194,48 @@ class TrainingLoop:
                 f"{checkpoint} was trained on the samples in another order than this epoch has now: from tables "
                 "instead of shards, from shards that were packed otherwise, or by another version of Bevel."
             )
+        if self._scaler is not None:
+            put_scale_back(self._scaler, loaded.loss_scale, loaded.loss_scale_steps)
         self._state = self._saved = loaded
 
     def _order_fingerprint(self, step: int) -> str:
         """Of the epoch that the batches of a step begin in."""
-        samples_before = step * self._settings.batch_size * self._processes.count
+        samples_before = step * self._settings.effective_batch(self._processes.count)
         return fingerprint(map(str, self._order.epoch(samples_before // len(self._order)).tolist()))
 
-    def _batches(self, missing_sensors: MissingSensorsPolicy) -> Iterator[LoadedBatch]:
+    def _batches_of_steps(self, missing_sensors: MissingSensorsPolicy) -> Iterator[list[LoadedBatch]]:
+        """For each step the batches that make it, of this process."""
+        together = self._settings.accumulate
         order = BatchOrder(
             self._order,
             self._settings.batch_size,
-            first_step=self._state.step,
-            last_step=self._total_steps,
+            first_step=self._state.step * together,
+            last_step=self._total_steps * together,
             process=self._processes.rank,
             processes=self._processes.count,
         )
-        return load_batches(self._dataset, order, workers=self._settings.workers, missing_sensors=missing_sensors)
+        batches = load_batches(self._dataset, order, workers=self._settings.workers, missing_sensors=missing_sensors)
+        with closing(batches):
+            while group := list(islice(batches, together)):
+                yield group
 
-    def _one_step(self, loaded: LoadedBatch) -> StepResult:
+    def _one_step(self, loaded: Sequence[LoadedBatch]) -> StepResult:
         state, settings = self._state, self._settings
-        for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
-            self._missing.add(token, faults, impairments)
-        if loaded.batch.boxes is None:
-            raise InputRefused(f"sample {loaded.unannotated[0]} has no annotations: train on a split that has some.")
+        for one in loaded:
+            for token, faults, impairments in zip(one.batch.tokens, one.faults, one.impairments, strict=True):
+                self._missing.add(token, faults, impairments)
+            if one.batch.boxes is None:
+                raise InputRefused(f"sample {one.unannotated[0]} has no annotations: train on a split that has some.")
         result = training_step(
             self._model,
             self._optimizer,
-            loaded.batch,
+            [one.batch for one in loaded],
             settings,
             learning_rate=self._learning_rate(state.step),
+            momentum=momentum_at(state.step, self._total_steps, settings.warmup_fraction, settings.schedule),
             generator=seed_step(settings.seed, state.step, self._processes.rank),
             processes=self._processes,
+            scaler=self._scaler,
         )
         if result.finite:
             self._average.update(self._detector, state.updates)
@@ -226,17 +244,19 @@ class TrainingLoop:
         else:
             self._skipped += 1
             self._state = replace(state, step=state.step + 1, nonfinite_in_a_row=state.nonfinite_in_a_row + 1)
+        if self._scaler is not None:
+            self._state = replace(self._state, **scale_of(self._scaler))
         return result
 
     def _learning_rate(self, step: int) -> float:
-        peak = self._settings.peak_learning_rate(self._processes.count)
-        return learning_rate_at(step, self._total_steps, peak, self._settings.warmup_fraction)
+        settings = self._settings
+        peak = settings.peak_learning_rate(self._processes.count)
+        return learning_rate_at(step, self._total_steps, peak, settings.warmup_fraction, settings.schedule)
 
     def _numbers(self, step: int, result: StepResult, seconds: float) -> dict[str, float]:
         """What metrics.jsonl and TensorBoard get: only finite numbers are JSON."""
-        seen = self._settings.batch_size * self._processes.count
         numbers = {
-            "epoch": step * seen / len(self._order),
+            "epoch": step * self._settings.effective_batch(self._processes.count) / len(self._order),
             "loss": result.loss,
             **{f"loss/{name}": value for name, value in result.parts.items()},
             "gradient_norm": result.gradient_norm,
@@ -249,12 +269,12 @@ class TrainingLoop:
     def _mean_loss(self) -> float:
         return sum(self._losses) / len(self._losses) if self._losses else math.nan
 
-    def _refuse_divergence(self, loaded: LoadedBatch) -> None:
+    def _refuse_divergence(self, loaded: Sequence[LoadedBatch]) -> None:
         in_a_row = self._state.nonfinite_in_a_row
         if in_a_row >= self._settings.max_nonfinite_steps:
             raise Diverged(
                 f"Training diverged: no finite loss or gradient in {in_a_row} steps in a row, last with the samples "
-                f"{', '.join(loaded.batch.tokens)}; lower training.learning_rate in {self._run.config}."
+                f"{_tokens_text(loaded)}; lower training.learning_rate in {self._run.config}."
             )
 
     def _save(self) -> None:
@@ -300,6 +320,10 @@ def fingerprint(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def _skipped_text(step: int, loaded: LoadedBatch, result: StepResult) -> str:
+def _skipped_text(step: int, loaded: Sequence[LoadedBatch], result: StepResult) -> str:
     what = "loss" if not math.isfinite(result.loss) else "gradient"
-    return f"step {step} skipped: its {what} is not finite; samples {', '.join(loaded.batch.tokens)}"
+    return f"step {step} skipped: its {what} is not finite; samples {_tokens_text(loaded)}"
+
+
+def _tokens_text(loaded: Sequence[LoadedBatch]) -> str:
+    return ", ".join(token for one in loaded for token in one.batch.tokens)
