@@ -33,13 +33,15 @@ def _recompute(module: nn.Module) -> None:
 
 @contextmanager
 def _statistics_seen(module: nn.Module) -> Iterator[None]:
-    """Batch norms use the batch's statistics as before, but do not count the batch a second time."""
+    """Batch norms do the same as before, but count the batch in copies of their statistics: they have seen it."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.training]
-    tracked = [norm.track_running_stats for norm in norms]
-    for norm in norms:
-        norm.track_running_stats = False
+    before = [dict(norm.named_buffers(recurse=False)) for norm in norms]
+    for norm, buffers in zip(norms, before, strict=True):
+        for name, buffer in buffers.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm, before in zip(norms, tracked, strict=True):
-            norm.track_running_stats = before
+        for norm, buffers in zip(norms, before, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
