@@ -31,6 +31,8 @@ from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
 from tools.training.processes import Processes, join_processes
 from tools.training.run_folder import RunFolder
+from tools.training.run_report import write_run_report
+from tools.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class TrainArguments:
     split: str | None = None
     """An official split, all, or scene names; otherwise mini_train or train, as the version has it."""
     val_split: str | None = None
-    """Evaluate on this split at the end."""
+    """Evaluate on this split at the end, and on the way where the config says so (training.validate_every)."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET."""
     fusion: FusionKind | None = None
@@ -187,8 +189,9 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         refuse_held_out_objects(database, reader, split, arguments.val_split)
     # What torchrun starts again goes on; a restart may come before there is a run, though.
     resume = arguments.resume or (processes.restarted and run.config.is_file())
+    validation = _validation(arguments, config, reader, run, processes)
     if not processes.first:
-        loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=_say_nothing)
+        loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=_say_nothing, validation=validation)
         return loop.run(missing_sensors=arguments.missing_sensors)
     with run.locked():
         if resume:
@@ -198,7 +201,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         with run.log.open("a") as file:
             log = _logger(file.write)
             log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
-            loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=log)
+            loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=log, validation=validation)
             parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
             log(
                 f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
@@ -207,7 +210,19 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
             log(config.training.learning_rate_text(processes.count))
             summary = loop.run(missing_sensors=arguments.missing_sensors)
             log(summary_text(summary))
+            write_run_report(run)
             return summary
+
+
+def _validation(
+    arguments: TrainArguments, config: RunConfig, reader: LogReader, run: RunFolder, processes: Processes
+) -> Validation | None:
+    """What the config's validate_every validates on. Raises InputRefused where no split is named."""
+    if config.training.validate_every is None:
+        return None
+    if arguments.val_split is None or not isinstance(reader, NuScenesReader):
+        raise InputRefused("training.validate_every needs a split to validate on: name it with --val-split.")
+    return Validation(config, reader, arguments.val_split, run.validation, processes, arguments.missing_sensors)
 
 
 def refuse_other_config(run: RunFolder, config: RunConfig) -> None:

@@ -55,6 +55,9 @@ class TrainingState:
     loss_scale: float | None = None
     """What the loss is multiplied by in fp16, and how many steps in a row it has been good for."""
     loss_scale_steps: int = 0
+    best_nds: float | None = None
+    """Of the validations so far; and how many there have been since the best."""
+    validations_since_best: int = 0
     format: int = FORMAT
 
 

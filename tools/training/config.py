@@ -57,6 +57,11 @@ class TrainingConfig:
     """Processes that load samples, for each training process; 0: the training process loads them itself."""
     checkpoint_interval: int = 500
     """Steps between two checkpoints."""
+    validate_every: int | None = None
+    """Steps between two validations on --val-split (at the end there is one, too): figures and a picture in the log,
+    the weights with the best NDS in best.safetensors."""
+    patience: int | None = None
+    """So many validations in a row without a better NDS end the training."""
     max_nonfinite_steps: int = 10
     """So many steps in a row without a finite loss or gradient end the training (exit code 6)."""
 
@@ -81,6 +86,12 @@ class TrainingConfig:
         for name in ("warmup_fraction", "ema_decay", "modality_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        for name in ("validate_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.patience is not None and self.validate_every is None:
+            raise ValueError("patience counts validations: set validate_every, too")
         if self.weight_decay < 0 or self.workers < 0:
             raise ValueError("weight_decay and workers must not be negative")
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.samples.frame_classes import classes_of_frames
 from datasets.samples.fusion_dataset import FusionDataset
@@ -38,8 +39,9 @@ from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder
 from tools.training.schedule import learning_rate_at, momentum_at
 from tools.training.step import LossOfBatch, StepResult, put_scale_back, scale_of, seed_step, training_step
+from tools.training.validation import Validated, Validation
 
-_LOSSES_AVERAGED = 20  # the loss that is shown is the mean of so many steps
+_LOSSES_AVERAGED = 20  # the loss and the throughput that are shown are means of so many steps
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,16 @@ class TrainingLoop:
         *,
         resume: bool,
         log: Callable[[str], None],
+        validation: Validation | None = None,
     ) -> None:
-        """`log` gets a sentence for everything out of the ordinary."""
+        """`log` gets a sentence for everything out of the ordinary. `validation`: where the config asks for some."""
         self._settings = config.training
         self._config_json = config_to_json(config)
         self._dataset = dataset
         self._run = run
         self._processes = processes
         self._log = log
+        self._validation = validation if config.training.validate_every is not None else None
         self._order = order_of_samples(dataset, self._settings, processes.count)
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
@@ -104,6 +108,7 @@ class TrainingLoop:
             self._model = DistributedDataParallel(self._model, find_unused_parameters=True)
         self._detector.train()
         self._losses: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
+        self._clock: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
         self._skipped = 0
         self._missing = MissingSensors()
 
@@ -124,6 +129,7 @@ class TrainingLoop:
         where a loader process or another training process dies or hangs, or the disk is full.
         """
         began = time.monotonic()
+        interrupted = False
         with ExitStack() as stack:
             interruption = stack.enter_context(Interruption())
             metrics = shown = None
@@ -131,15 +137,23 @@ class TrainingLoop:
                 metrics = stack.enter_context(MetricsLog(self._run, self._state.step))
                 shown = stack.enter_context(Progress("training", self._total_steps, start=self._state.step))
             try:
-                for loaded in self._batches_of_steps(missing_sensors):
+                for loaded in () if self._enough() else self._batches_of_steps(missing_sensors):
                     step, result = self._state.step, self._one_step(loaded)
+                    validated = self._validate()
                     if metrics is not None and shown is not None:
-                        metrics.write(step, self._numbers(step, result, time.monotonic() - began))
-                        shown.advance(f"loss {self._mean_loss():.3f}")
+                        numbers = self._numbers(step, result, time.monotonic() - began)
+                        metrics.write(step, numbers | ({} if validated is None else validated.numbers))
+                        if validated is not None:
+                            metrics.draw(step, "val/detections", validated.picture)
+                        shown.advance(f"loss {self._mean_loss():.3f}, {self._samples_per_second():.1f} samples/s")
                     if not result.finite:
                         self._log(_skipped_text(step, loaded, result))
                     self._refuse_divergence(loaded)
+                    if self._enough():
+                        self._log(self._patience_text())
+                        break
                     if self._processes.any_of(interruption.requested)[0]:
+                        interrupted = True
                         break
                     if self._state.step % self._settings.checkpoint_interval == 0:
                         self._save()
@@ -152,9 +166,12 @@ class TrainingLoop:
                 refuse_loader_failure(error)
                 raise
             self._save()
-        finished = self._state.step >= self._total_steps
+        finished = self._state.step >= self._total_steps or (self._enough() and not interrupted)
         if finished and self._processes.first:
-            save_weights(self._average.network, self._run.weights, self._config_json)
+            if self._state.best_nds is not None:
+                write_atomically(self._run.weights, self._run.best.read_bytes())
+            else:
+                save_weights(self._average.network, self._run.weights, self._config_json)
         return TrainingSummary(
             finished=finished,
             steps=self._state.step,
@@ -163,6 +180,37 @@ class TrainingLoop:
             skipped_steps=self._skipped,
             seconds=time.monotonic() - began,
             missing=self._missing,
+        )
+
+    def _validate(self) -> Validated | None:
+        """Validate where it is time to; keep the best weights. In the first process the figures, otherwise None."""
+        step, every = self._state.step, self._settings.validate_every
+        if self._validation is None or every is None or (step % every and step < self._total_steps):
+            return None
+        validated = self._validation.measure(self._average.network)
+        # Only the first process has the figures, and all must know whether to go on.
+        known = torch.tensor(0.0 if validated is None else validated.nds, dtype=torch.float64)
+        nds = float(self._processes.mean(known.to(self._processes.device))) * self._processes.count
+        if self._state.best_nds is None or nds > self._state.best_nds:
+            self._state = replace(self._state, best_nds=nds, validations_since_best=0)
+            if self._processes.first:
+                save_weights(self._average.network, self._run.best, self._config_json)
+        else:
+            self._state = replace(self._state, validations_since_best=self._state.validations_since_best + 1)
+        if validated is not None:
+            best = f"best so far {self._state.best_nds:.4f}" if self._state.validations_since_best else "the best"
+            self._log(f"step {step}: NDS {validated.nds:.4f}, mAP {validated.numbers['val/mAP']:.4f}, {best}")
+        return validated
+
+    def _enough(self) -> bool:
+        """Whether so many validations brought nothing better that the training ends."""
+        patience = self._settings.patience
+        return patience is not None and self._state.validations_since_best >= patience
+
+    def _patience_text(self) -> str:
+        return (
+            f"Stopping after step {self._state.step}: no better NDS than {self._state.best_nds:.4f} in "
+            f"{self._state.validations_since_best} validations."
         )
 
     def _resume(self) -> None:
@@ -265,6 +313,12 @@ class TrainingLoop:
             "skipped": float(self._state.step - self._state.updates),
         }
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+    def _samples_per_second(self) -> float:
+        """Of all processes, over the last steps."""
+        self._clock.append(time.monotonic())
+        steps, seconds = len(self._clock) - 1, self._clock[-1] - self._clock[0]
+        return steps * self._settings.effective_batch(self._processes.count) / seconds if seconds > 0 else 0.0
 
     def _mean_loss(self) -> float:
         return sum(self._losses) / len(self._losses) if self._losses else math.nan

@@ -50,6 +50,20 @@ class Processes:
         distributed.all_reduce(summed)
         return summed / self.count
 
+    def joined(self, rows: Tensor) -> Tensor:
+        """The rows (N, C) of all processes, one process after another, on the CPU. All must call this.
+
+        (Not distributed.all_gather_object: that pickles.)
+        """
+        counts = torch.zeros(self.count, dtype=torch.int64, device=self.device)
+        counts[self.rank] = len(rows)
+        distributed.all_reduce(counts)
+        padded = rows.new_zeros((int(counts.max()), *rows.shape[1:]), device=self.device)
+        padded[: len(rows)] = rows.to(self.device)
+        gathered = [torch.empty_like(padded) for _ in range(self.count)]
+        distributed.all_gather(gathered, padded)
+        return torch.cat([part[:count] for part, count in zip(gathered, counts.tolist(), strict=True)]).cpu()
+
 
 @contextmanager
 def join_processes(choice: DeviceChoice, timeout_seconds: float) -> Iterator[Processes]:

@@ -6,7 +6,10 @@ runs/NAME/  config.json          the whole RunConfig
             train.log            what was printed
             tensorboard/         the same numbers for TensorBoard
             checkpoints/         see tools/training/checkpoint.py
-            weights.safetensors  the result: the averaged weights
+            weights.safetensors  the result: the averaged weights, of a run that validates the best ones
+            best.safetensors     the averaged weights of the validation with the best NDS so far
+            validation/          detections and figures of the last validation
+            report.html          curves, figures, config, versions
 """
 
 import fcntl
@@ -60,6 +63,9 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.weights = path / "weights.safetensors"
+        self.best = path / "best.safetensors"
+        self.validation = path / "validation"
+        self.report = path / "report.html"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
