@@ -82,7 +82,7 @@ def test_processes_share_the_scenes_and_find_the_same(arguments: Arguments, tmp_
     expected, found = rows(one)[0], rows(tmp_path / "shared")[0]
     names = [name for name in expected if name.startswith("val/")]
     assert len(names) >= 7
-    assert {name: found[name] for name in names} == {name: expected[name] for name in names}
+    assert {name: found[name] for name in names} == pytest.approx({name: expected[name] for name in names}, rel=1e-6)
     contents = [json.loads((run / "validation" / "results.json").read_text()) for run in (one, tmp_path / "shared")]
     assert contents[0]["results"].keys() == contents[1]["results"].keys()
 

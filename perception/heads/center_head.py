@@ -95,7 +95,7 @@ class CenterHead(DetectionHead[CenterOutputs]):
     def counts(self, boxes: Sequence[Boxes3D]) -> Counts:
         """`peaks` of the heatmap and the weights of the `cells` that learn a box."""
         config = self.config
-        device = self.regress[0].weight.device
+        device = next(self.parameters()).device
         return _counts(center_targets(boxes, self.grid, config.min_radius, config.reach, device))
 
     def losses(self, outputs: CenterOutputs, boxes: Sequence[Boxes3D], counts: Counts | None = None) -> Losses:

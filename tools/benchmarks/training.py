@@ -69,7 +69,8 @@ class TrainingFigures:
 
     CPU seconds: of the training process while it waited (in which it unpacks batches, and without loader processes
     makes them), of it in the steps, and of the loader processes meanwhile. Peaks: resident memory since each process
-    began, pages that processes share counted in each; `worker_peak_mib` is the largest.
+    began, pages that processes share counted in each; `worker_peak_mib` is the largest. `device_peak_mib`: of tensors
+    on a GPU.
     """
 
     samples: int
@@ -84,6 +85,7 @@ class TrainingFigures:
     worker_cpu: float
     parent_peak_mib: float
     worker_peak_mib: float | None
+    device_peak_mib: float | None = None
 
     @property
     def samples_per_second(self) -> float:
@@ -107,6 +109,7 @@ class TrainingFigures:
 
     def lines(self) -> list[str]:
         """The figures as a table."""
+        device = "" if self.device_peak_mib is None else f", tensors on the GPU {self.device_peak_mib:,.0f}"
         workers = "" if self.worker_peak_mib is None else f", largest loader process {self.worker_peak_mib:,.0f}"
         return [
             f"{self.samples} samples in batches of {self.batch_size}, {self.workers} loader processes, "
@@ -115,7 +118,7 @@ class TrainingFigures:
             f"  waiting for data          {self.waiting_share:.1%} of the time",
             f"  CPU seconds for a sample  loading {self.loading_cpu_per_sample:.3f}, "
             f"model {self.model_cpu_per_sample:.3f}",
-            f"  peak memory (MiB)         training process {self.parent_peak_mib:,.0f}{workers}",
+            f"  peak memory (MiB)         training process {self.parent_peak_mib:,.0f}{workers}{device}",
         ]
 
 
@@ -186,6 +189,7 @@ def measure_training(
             worker_cpu=sum(map(_cpu_seconds, loaders)) - worker_cpu,
             parent_peak_mib=peak_mib(os.getpid()),
             worker_peak_mib=max(map(peak_mib, loaders), default=None),
+            device_peak_mib=_device_peak_mib(alone.device),
         )
 
 
@@ -236,6 +240,10 @@ class _Network:
             processes=self._processes,
         )
         self._average.update(self._detector, step)
+
+
+def _device_peak_mib(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def _cpu_seconds(process: int) -> float:

@@ -28,7 +28,7 @@ def _recompute(module: nn.Module) -> None:
         return nullcontext(), _statistics_seen(module)
 
     # The module's own method and not a module around it: the weights keep their names.
-    module.forward = checkpointed  # type: ignore[method-assign]
+    module.forward = checkpointed
 
 
 @contextmanager
