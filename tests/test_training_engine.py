@@ -1,12 +1,19 @@
 """Schedules, precisions and recomputed activations: against torch's own, and against the step as it is without."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
+from datasets.samples.batch import Batch, PointBatch
+from datasets.samples.sample import MAP_CLASSES
 from perception.detector import Detector
+from perception.fusion.late import LateFusionConfig
+from perception.heads.quality import QualityConfig
+from perception.heads.query_head import QueryHeadConfig
+from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.segmentation import SegmentationConfig
 from tests.random_batch import random_batch
 from tests.small_run import small_config, small_detector
 from tools.training.activations import recompute_activations
@@ -151,3 +158,65 @@ def test_recomputed_activations_give_the_same_gradients_and_statistics() -> None
     assert all(a.equal(b) for a, b in zip(expected, found, strict=True))
     # Batch norms have seen the batch once.
     assert all(a.equal(b) for a, b in zip(kept.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+QUERIES = QueryHeadConfig(channels=8, hidden=16, queries=5, heads=2, feedforward=16, quality=QualityConfig())
+DETECTORS = {
+    "center, depth, map": replace(
+        small_detector(), depth=DepthTaskConfig(max_age=0.5), segmentation=SegmentationConfig(8, 1, dice_weight=0.0)
+    ),
+    "queries": replace(small_detector(), head=QUERIES),
+    "queries of each sensor": replace(small_detector(), head=QUERIES, fusion=LateFusionConfig()),
+}
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_the_mean_loss_of_parts_is_the_loss_of_the_whole_batch(kind: str) -> None:
+    torch.manual_seed(1)
+    config = DETECTORS[kind]
+    detector = Detector(config).eval()  # batch norms by their statistics
+    generator = torch.Generator().manual_seed(4)
+    parts = [random_batch(1, generator, boxes=count) for count in (1, 9, 0)]
+    if config.segmentation is not None:
+        masks = [torch.rand(1, len(MAP_CLASSES), *config.grid.shape, generator=generator) > 0.5 for _ in parts]
+        known = [torch.rand(1, *config.grid.shape, generator=generator) > share for share in (0.1, 0.5, 0.9)]
+        parts = [replace(p, map_masks=m, map_known=k) for p, m, k in zip(parts, masks, known, strict=True)]
+    parts[1] = parts[1].without("radar")
+    parts[2] = parts[2].without("lidar")
+    whole = together(parts)
+    counts = [detector.loss_counts(part) for part in parts]
+    assert all(one.keys() == counts[0].keys() for one in counts)
+    mean = {name: sum(one[name] for one in counts) / len(parts) for name in counts[0]}
+    of_whole = detector.loss_counts(whole)
+    assert {name: float(count) for name, count in of_whole.items()} == pytest.approx(
+        {name: 3 * float(count) for name, count in mean.items()}
+    )
+    expected = detector.losses(detector(whole), whole).total.detach()
+    found = sum(detector.losses(detector(part), part, counts=mean).total.detach() for part in parts) / len(parts)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    # Without them it is another loss: parts with few objects would count as much as those with many.
+    assert float(sum(detector.losses(detector(p), p).total.detach() for p in parts) / len(parts)) != pytest.approx(
+        float(expected), rel=1e-2
+    )
+
+
+def together(parts: list[Batch]) -> Batch:
+    def cloud(name: str) -> PointBatch:
+        return PointBatch.of([getattr(part, name).points for part in parts])
+
+    def stacked(name: str) -> torch.Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    tensors = {
+        field.name: stacked(field.name)
+        for field in fields(Batch)
+        if field.name not in ("tokens", "lidar", "radar", "boxes")
+    }
+    return Batch(
+        tokens=tuple(token for part in parts for token in part.tokens),
+        lidar=cloud("lidar"),
+        radar=cloud("radar"),
+        boxes=tuple(boxes for part in parts for boxes in part.boxes or ()),
+        **tensors,
+    )

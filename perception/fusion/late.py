@@ -96,7 +96,9 @@ class SensorHeads(nn.Module):
         counts: dict[str, Tensor] = {}
         for sensor, head in self._heads():
             there = availability[:, MODALITIES.index(sensor)].tolist()
-            of_head = head.counts([given for given, kept in zip(boxes, there, strict=True) if kept])
+            # A sample without the sensor has nothing to find, and there may be no other.
+            nothing = Boxes3D.empty()
+            of_head = head.counts([given if kept else nothing for given, kept in zip(boxes, there, strict=True)])
             counts |= {f"{sensor}_{name}": count for name, count in of_head.items()}
         return counts
 
