@@ -48,7 +48,7 @@ class TrainArguments:
     split: str | None = None
     """An official split, all, or scene names; otherwise mini_train or train, as the version has it."""
     val_split: str | None = None
-    """Evaluate on this split at the end, and on the way where the config says so (training.validate_every)."""
+    """Evaluate on this split, and on the way where the config says so."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET."""
     fusion: FusionKind | None = None
@@ -70,8 +70,6 @@ class TrainArguments:
     device: DeviceChoice = "auto"
     threads: int | None = None
     """CPU threads, otherwise as many as cores."""
-    process_timeout: float = 600.0
-    """Seconds after which a training process that does not answer the others ends the training."""
 
 
 def train(arguments: TrainArguments) -> Path:
@@ -83,7 +81,7 @@ def train(arguments: TrainArguments) -> Path:
     config = training_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
-    with join_processes(arguments.device, arguments.process_timeout) as processes:
+    with join_processes(arguments.device, config.training.process_timeout) as processes:
         summary = _train(arguments, config, run, processes)
     if not summary.finished:
         raise Interrupted(
@@ -228,12 +226,13 @@ def _validation(
 def refuse_other_config(run: RunFolder, config: RunConfig) -> None:
     """Raise InputRefused unless the run folder holds this config: another network or schedule is another run.
 
-    The number of loader processes may differ, it changes nothing.
+    The number of loader processes may differ, and how long processes wait for one another: it changes nothing.
     """
     if not run.config.is_file():
         raise InputRefused(f"{run.path} holds no run to resume: it has no config.json.")
-    saved = read_config(run.config)
-    if replace(saved, training=replace(saved.training, workers=config.training.workers)) != config:
+    saved, given = read_config(run.config), config.training
+    without_effect = replace(saved.training, workers=given.workers, process_timeout=given.process_timeout)
+    if replace(saved, training=without_effect) != config:
         raise InputRefused(
             f"{run.config} is another config than the one given: to resume, name that file as the config and give the "
             "--steps of the first part."

@@ -57,6 +57,8 @@ class TrainingConfig:
     """Processes that load samples, for each training process; 0: the training process loads them itself."""
     checkpoint_interval: int = 500
     """Steps between two checkpoints."""
+    process_timeout: float = 600.0
+    """Seconds after which a training process that does not answer the others ends the training."""
     validate_every: int | None = None
     """Steps between two validations on --val-split (at the end there is one, too): figures and a picture in the log,
     the weights with the best NDS in best.safetensors."""
@@ -79,7 +81,7 @@ class TrainingConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("steps", "epochs", "learning_rate", "clip_norm"):
+        for name in ("steps", "epochs", "learning_rate", "clip_norm", "process_timeout"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number, not {value}")
