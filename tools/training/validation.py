@@ -15,11 +15,11 @@ from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.results import write_results
 from datasets.samples.fusion_dataset import FusionDataset
 from perception.detector import Detector
-from tools.detection import detect_frame
+from tools.detection import DetectorStream, detect_frame
 from tools.drawing.bev import BevView, draw_bev
 from tools.drawing.canvas import png_bytes
 from tools.drawing.frame_scene import bev_scene
-from tools.predict import batches_in_order, detect_global, modalities_of
+from tools.predict import batches_in_order, modalities_of
 from tools.run_config import RunConfig
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.processes import Processes
@@ -86,10 +86,10 @@ class Validation:
         own = [token for token in self._tokens if self._reader.index.find(token)[0] % count == rank]
         found: dict[str, Boxes3D] = {}
         if own:
-            dataset = FusionDataset(self._reader, own, self._config.sample)
+            dataset, stream = FusionDataset(self._reader, own, self._config.sample), DetectorStream(detector)
             workers = self._config.training.workers
             for loaded in batches_in_order(dataset, self._config.training.batch_size, workers, self._missing_sensors):
-                found |= detect_global(detector, loaded)
+                found |= stream.detect_global(loaded.batch)
         return found
 
     def _exchanged(self, own: dict[str, Boxes3D]) -> dict[str, Boxes3D]:
