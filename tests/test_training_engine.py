@@ -211,10 +211,11 @@ def together(parts: list[Batch]) -> Batch:
     tensors = {
         field.name: stacked(field.name)
         for field in fields(Batch)
-        if field.name not in ("tokens", "lidar", "radar", "boxes")
+        if field.name not in ("tokens", "scene_names", "lidar", "radar", "boxes", "previous")
     }
     return Batch(
         tokens=tuple(token for part in parts for token in part.tokens),
+        scene_names=tuple(name for part in parts for name in part.scene_names),
         lidar=cloud("lidar"),
         radar=cloud("radar"),
         boxes=tuple(boxes for part in parts for boxes in part.boxes or ()),
