@@ -23,7 +23,7 @@ from perception.heads.build import HeadConfig, HeadOutputs, build_head
 from perception.heads.detection_head import DetectionHead
 from perception.image_features import ImageFeatures
 from perception.lidar_branch import LidarBranch, LidarConfig
-from perception.losses import Losses
+from perception.losses import Counts, Losses
 from perception.pose_encoder import PoseConfig, PoseEncoder
 from perception.radar_branch import RadarBranch, RadarConfig
 from perception.tasks.depth import DepthTaskConfig, depth_loss, depth_targets
@@ -259,23 +259,64 @@ class Detector(nn.Module):
             images=None if self.config.depth is None else frame.images,
         )
 
-    def losses(self, predictions: Predictions, batch: Batch, generator: torch.Generator | None = None) -> Losses:
-        """The weighted losses of all tasks, given the batch that the predictions are of and its annotations.
+    def loss_counts(self, batch: Batch) -> Counts:
+        """What the losses of a batch with annotations are divided by, the same names for every batch; see Counts.
 
-        generator: a CPU generator for the cells that cross-modal losses look at (None: torch's own). Raises ValueError
-        for a batch without boxes, or without the map where that is to be learnt.
+        Dice and cross-modal losses are not in it: they are no sums over samples.
         """
         if batch.boxes is None:
             raise ValueError("the losses need a batch with annotations")
-        losses: dict[Task, Losses] = {"detection": self._detection_losses(predictions, batch.boxes)}
+        if isinstance(self.head, SensorHeads):
+            counts = dict(self.head.counts(batch.boxes, self._usable(batch)))
+        else:
+            counts = dict(self.head.counts(batch.boxes))
+        if self.segmentation is not None and batch.map_known is not None:
+            counts["map_cells"] = batch.map_known.sum().float()
+        view = None if self.camera is None else self.camera.view
+        if self.config.depth is not None and self.camera is not None and isinstance(view, LiftSplat):
+            sample, camera = torch.nonzero(batch.camera_available, as_tuple=True)
+            stride = self.camera.backbone.stride
+            targets = depth_targets(
+                _points_of(batch.lidar, batch.lidar_available),
+                batch.intrinsics[sample, camera],
+                batch.ego_from_cam[sample, camera],
+                sample,
+                (-(-batch.images.shape[-2] // stride), -(-batch.images.shape[-1] // stride)),
+                stride,
+                view.config,
+                self.config.depth.max_age,
+                self.camera.backbone.offset,
+            )
+            counts["depth_pixels"] = (targets >= 0).sum().float()
+        return counts
+
+    def losses(
+        self,
+        predictions: Predictions,
+        batch: Batch,
+        generator: torch.Generator | None = None,
+        counts: Counts | None = None,
+    ) -> Losses:
+        """The weighted losses of all tasks, given the batch that the predictions are of and its annotations.
+
+        generator: a CPU generator for the cells that cross-modal losses look at (None: torch's own). counts: what the
+        losses are divided by, instead of the batch's own `loss_counts` (at least 1). Raises ValueError for a batch
+        without boxes, or without the map where that is to be learnt.
+        """
+        if batch.boxes is None:
+            raise ValueError("the losses need a batch with annotations")
+        losses: dict[Task, Losses] = {"detection": self._detection_losses(predictions, batch.boxes, counts)}
         if self.segmentation is not None and predictions.segmentation_logits is not None:
             if batch.map_masks is None or batch.map_known is None:
                 raise ValueError("map segmentation needs a batch with the map (FusionDataset's `maps`)")
             losses["segmentation"] = self.segmentation.losses(
-                predictions.segmentation_logits, batch.map_masks, batch.map_known
+                predictions.segmentation_logits,
+                batch.map_masks,
+                batch.map_known,
+                None if counts is None else counts["map_cells"],
             )
         if self.config.depth is not None:
-            losses["depth"] = self._depth_losses(self.config.depth, predictions, batch)
+            losses["depth"] = self._depth_losses(self.config.depth, predictions, batch, counts)
         if self.cross_modal is not None:
             seen = seen_cells(batch, self.config.grid) & predictions.availability[:, :3, None, None]
             losses["cross_modal"] = self.cross_modal(predictions.modality_bevs, seen, generator)
@@ -291,15 +332,17 @@ class Detector(nn.Module):
         outputs: HeadOutputs = self.head(bev)
         return outputs
 
-    def _detection_losses(self, predictions: Predictions, boxes: Sequence[Boxes3D]) -> Losses:
+    def _detection_losses(self, predictions: Predictions, boxes: Sequence[Boxes3D], counts: Counts | None) -> Losses:
         match self.head, predictions.head:
             case SensorHeads() as heads, SensorOutputs() as outputs:
-                return heads.losses(outputs, boxes)
+                return heads.losses(outputs, boxes, counts)
             case DetectionHead() as head, output:
-                return head.losses(output, boxes)
+                return head.losses(output, boxes, counts)
         raise TypeError("these predictions are of another detector")
 
-    def _depth_losses(self, config: DepthTaskConfig, predictions: Predictions, batch: Batch) -> Losses:
+    def _depth_losses(
+        self, config: DepthTaskConfig, predictions: Predictions, batch: Batch, counts: Counts | None
+    ) -> Losses:
         images = predictions.images
         lift_splat = None if self.camera is None else self.camera.view
         if not isinstance(lift_splat, LiftSplat) or images is None:  # no picture in the whole batch
@@ -315,7 +358,8 @@ class Detector(nn.Module):
             config.max_age,
             images.pixel_offset,
         )
-        return depth_loss(lift_splat.depth_logits(images), targets)
+        known = None if counts is None else counts["depth_pixels"]
+        return depth_loss(lift_splat.depth_logits(images), targets, known)
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,9 +23,23 @@ def save_weights(detector: nn.Module, path: Path, config_json: str) -> None:
     be written; a file that stood there before is then untouched.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
-    checksums = {name: _checksum(value) for name, value in tensors.items()}
-    metadata = {"format": _FORMAT, "config": config_json, "crc32": json.dumps(checksums)}
+    metadata = {"format": _FORMAT, "config": config_json} | checksums_of(tensors)
     write_atomically(path, save(tensors, metadata))
+
+
+def checksums_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Metadata for a safetensors file with which `damaged_tensor` finds what was damaged."""
+    return {"crc32": json.dumps({name: _checksum(value) for name, value in tensors.items()})}
+
+
+def damaged_tensor(path: Path) -> str | None:
+    """The first tensor of a file that does not match its checksum; None where none is found or none can be read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            checksums = json.loads((file.metadata() or {})["crc32"])
+            return next((name for name in checksums if checksums[name] != _checksum(file.get_tensor(name))), None)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def load_weights(detector: nn.Module, path: Path) -> None:

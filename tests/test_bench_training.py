@@ -34,6 +34,7 @@ def test_the_figures_add_up() -> None:
     assert figures.model_cpu_per_sample == pytest.approx(0.7)
     assert figures.lines()[2].endswith("25.0% of the time")
     assert "largest loader process 700" in figures.lines()[-1]
+    assert replace(figures, device_peak_mib=2048.0).lines()[-1].endswith("tensors on the GPU 2,048")
     assert "loader process" not in replace(figures, worker_peak_mib=None).lines()[-1]
 
 

@@ -1,7 +1,8 @@
 """Checkpoints: whole or not there, and every flipped bit found."""
 
+import itertools
 import json
-import shutil
+import random
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,14 @@ from tools.training.checkpoint import (
     KEPT,
     TrainingState,
     checkpoints,
-    last_checkpoint,
     load_checkpoint,
+    newest_checkpoint,
+    refuse_damage,
     save_checkpoint,
+    whole_checkpoints,
 )
 from tools.training.ema import MovingAverage
-from tools.training.step import make_optimizer
+from tools.training.optimizer import make_optimizer
 
 Parts = tuple[Detector, MovingAverage, torch.optim.Optimizer]
 
@@ -67,21 +70,66 @@ def test_a_checkpoint_brings_back_every_bit(tmp_path: Path) -> None:
         assert torch.equal(tensor, found[name]), name
 
 
-def test_only_the_newest_stay_and_last_names_the_newest(tmp_path: Path) -> None:
+def test_only_the_newest_stay(tmp_path: Path) -> None:
     saved = parts(0)
     (tmp_path / ".step_00000001.99.tmp").mkdir()  # left behind by a killed process
     for step in range(1, KEPT + 2):
         save_checkpoint(tmp_path, state_of(step), *saved, config_json="{}")
     assert [path.name for path in checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "step_00000002", "step_00000003"]
-    assert last_checkpoint(tmp_path).name == "step_00000003"
-    shutil.rmtree(tmp_path / "step_00000003")
-    assert last_checkpoint(tmp_path).name == "step_00000002"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
+    assert newest_checkpoint(tmp_path).name == "step_00000003"
+    # What cannot be had is refused, not replaced in silence by what is older.
+    (tmp_path / "step_00000003" / "state.json").unlink()
+    assert [path.name for path in whole_checkpoints(tmp_path)[0]] == ["step_00000002"]
+    with pytest.raises(InputRefused, match="step_00000003 is not a complete checkpoint"):
+        newest_checkpoint(tmp_path)
 
 
 def test_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="holds no checkpoint"):
-        last_checkpoint(tmp_path / "nothing")
+        newest_checkpoint(tmp_path / "nothing")
+
+
+def test_two_hundred_flipped_bits_and_twenty_cuts_are_all_found(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, state_of(7), *stepped(0), config_json="{}")
+    whole = {file: file.read_bytes() for file in sorted(path.iterdir())}
+    assert len(whole) == 5
+    generator = random.Random(0)
+    # Each file as often as any other, and within it each bit as likely as any other.
+    for flip, file in zip(range(200), itertools.cycle(whole)):
+        content = whole[file]
+        damaged = bytearray(content)
+        position = generator.randrange(len(content))
+        damaged[position] ^= 1 << generator.randrange(8)
+        file.write_bytes(bytes(damaged))
+        with pytest.raises(InputRefused) as refusal:
+            refuse_damage(path)
+        said = str(refusal.value)
+        assert "manifest.json" in said, flip
+        if file.name != "manifest.json":
+            assert str(file) in said, flip
+        header = 8 + int.from_bytes(content[:8], "little")
+        if file.suffix == ".safetensors" and position >= header:
+            assert f"tensor {tensor_at(file, content, position - header)} is damaged" in said, flip
+        file.write_bytes(content)
+    for cut, file in zip(range(20), itertools.cycle(whole)):
+        file.write_bytes(whole[file][: generator.randrange(len(whole[file]))])
+        with pytest.raises(InputRefused, match=r"manifest\.json"):
+            refuse_damage(path)
+        file.write_bytes(whole[file])
+        assert cut < 20
+    refuse_damage(path)
+
+
+def tensor_at(file: Path, content: bytes, offset: int) -> str:
+    """The name of the tensor that has this byte of a safetensors file, by the format's own header."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return next(
+        name
+        for name, entry in header.items()
+        if name != "__metadata__" and entry["data_offsets"][0] <= offset < entry["data_offsets"][1]
+    )
 
 
 @pytest.mark.parametrize(

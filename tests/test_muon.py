@@ -8,7 +8,7 @@ from perception.detector import Detector
 from tests.small_run import small_detector
 from tools.training.config import TrainingConfig
 from tools.training.muon import Muon, orthogonalized
-from tools.training.step import make_optimizer
+from tools.training.optimizer import make_optimizer
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 24, 24)])

@@ -22,8 +22,9 @@ from tests.small_run import small_config
 from tools.presets import PRESETS, preset
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
 from tools.train import TrainArguments, resume_command, training_config
-from tools.training.config import TrainingConfig, learning_rate_at
+from tools.training.config import TrainingConfig
 from tools.training.run_folder import RunFolder
+from tools.training.schedule import learning_rate_at
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -30,10 +30,11 @@ from tools.train import TrainArguments, train
 from tools.training.config import TrainingConfig
 from tools.training.interruption import Interruption
 from tools.training.loading import load_batches
+from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder, EpochIndex, PlainOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder, load_detector
-from tools.training.step import LossOfBatch, make_optimizer, seed_step, training_step
+from tools.training.step import LossOfBatch, seed_step, training_step
 
 ALONE = Processes(1, 0, torch.device("cpu"))
 
@@ -134,6 +135,43 @@ def test_resuming_what_does_not_belong_together_is_refused(
         train(replace(given, resume=True, split="mini_val"))
 
 
+def test_resuming_goes_back_past_a_damaged_checkpoint_and_says_so(
+    arguments: Callable[[RunConfig], TrainArguments], tmp_path: Path
+) -> None:
+    given = arguments(small_config(4, checkpoint_interval=2))
+    run = train(given)
+    expected = load_file(run / "weights.safetensors")
+    newest, before = run / "checkpoints" / "step_00000004", run / "checkpoints" / "step_00000002"
+    for checkpoint in (newest, before):
+        file = checkpoint / "optimizer.safetensors"
+        damaged = bytearray(file.read_bytes())
+        damaged[-20] ^= 1
+        file.write_bytes(bytes(damaged))
+        if checkpoint is newest:
+            assert train(replace(given, resume=True)) == run
+            said = (run / "train.log").read_text()
+            assert f"{file} is not the file that was saved: tensor " in said
+            assert f"Resuming from {before}, the newest checkpoint that is whole." in said
+            again = load_file(run / "weights.safetensors")
+            assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+            newest.rename(tmp_path / "made again")
+    with pytest.raises(InputRefused, match=r"tensor .* No checkpoint is whole"):
+        train(replace(given, resume=True))
+
+
+def test_a_run_without_a_checkpoint_resumes_from_the_first_step(
+    arguments: Callable[[RunConfig], TrainArguments],
+) -> None:
+    given = arguments(small_config(2))
+    run = train(given)
+    expected = load_file(run / "weights.safetensors")
+    shutil.rmtree(run / "checkpoints")
+    train(replace(given, resume=True))
+    assert "holds no checkpoint yet: from the first step" in (run / "train.log").read_text()
+    again = load_file(run / "weights.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+
+
 def test_two_trainings_do_not_share_a_folder(arguments: Callable[[RunConfig], TrainArguments]) -> None:
     given = arguments(small_config(1))
     assert given.output is not None
@@ -167,7 +205,7 @@ def test_a_step_that_is_not_finite_changes_nothing(data_root: Path) -> None:
         return training_step(
             model,
             optimizer,
-            batch,
+            [batch],
             config.training,
             learning_rate=1e-3,
             generator=seed_step(0, 0, 0),

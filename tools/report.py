@@ -147,6 +147,9 @@ def _training(rows: Sequence[Mapping[str, float]]) -> str:
         curves = [Curve(one.name, one.steps, smoothed(one.values, half), one.color) for one in raw]
         charts = f"<div>{charts}<p>Loss by step: each batch, and the mean around it</p></div>"
         charts += f"<div>{chart(curves, 'Parts of the loss')}<p>Its parts</p></div>"
+    if any("val/NDS" in row for row in rows):
+        figures = [_curve(rows, "val/NDS", "NDS", "#4fc3f7"), _curve(rows, "val/mAP", "mAP", "#ffb74d")]
+        charts += f"<div>{chart(figures, 'Validation')}<p>NDS and mAP of the averaged weights, by step</p></div>"
     first, last = smooth.values[0], smooth.values[-1]
     sentence = (
         f"{len(rows)} steps; the loss fell from {first:.2f} to {last:.2f} (means around the first and last step)."

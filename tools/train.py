@@ -31,6 +31,8 @@ from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
 from tools.training.processes import Processes, join_processes
 from tools.training.run_folder import RunFolder
+from tools.training.run_report import write_run_report
+from tools.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class TrainArguments:
     split: str | None = None
     """An official split, all, or scene names; otherwise mini_train or train, as the version has it."""
     val_split: str | None = None
-    """Evaluate on this split at the end."""
+    """Evaluate on this split, and on the way where the config says so."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET."""
     fusion: FusionKind | None = None
@@ -79,7 +81,7 @@ def train(arguments: TrainArguments) -> Path:
     config = training_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
-    with join_processes(arguments.device) as processes:
+    with join_processes(arguments.device, config.training.process_timeout) as processes:
         summary = _train(arguments, config, run, processes)
     if not summary.finished:
         raise Interrupted(
@@ -183,37 +185,54 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
     if settings.augmentation is not None and settings.augmentation.paste is not None:
         database = Path(settings.augmentation.paste.database)
         refuse_held_out_objects(database, reader, split, arguments.val_split)
+    # What torchrun starts again goes on; a restart may come before there is a run, though.
+    resume = arguments.resume or (processes.restarted and run.config.is_file())
+    validation = _validation(arguments, config, reader, run, processes)
     if not processes.first:
-        loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
-        return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)
+        loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=_say_nothing, validation=validation)
+        return loop.run(missing_sensors=arguments.missing_sensors)
     with run.locked():
-        if arguments.resume:
+        if resume:
             refuse_other_config(run, config)
         else:
             run.start(config)
         with run.log.open("a") as file:
             log = _logger(file.write)
-            log(f"{'resuming' if arguments.resume else 'starting'}: {shlex.join(sys.argv)}")
-            loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
+            log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
+            loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=log, validation=validation)
             parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
             log(
                 f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
                 f"{processes.device}, from step {loop.state.step}"
             )
-            summary = loop.run(missing_sensors=arguments.missing_sensors, log=log)
+            log(config.training.learning_rate_text(processes.count))
+            summary = loop.run(missing_sensors=arguments.missing_sensors)
             log(summary_text(summary))
+            write_run_report(run)
             return summary
+
+
+def _validation(
+    arguments: TrainArguments, config: RunConfig, reader: LogReader, run: RunFolder, processes: Processes
+) -> Validation | None:
+    """What the config's validate_every validates on. Raises InputRefused where no split is named."""
+    if config.training.validate_every is None:
+        return None
+    if arguments.val_split is None or not isinstance(reader, NuScenesReader):
+        raise InputRefused("training.validate_every needs a split to validate on: name it with --val-split.")
+    return Validation(config, reader, arguments.val_split, run.validation, processes, arguments.missing_sensors)
 
 
 def refuse_other_config(run: RunFolder, config: RunConfig) -> None:
     """Raise InputRefused unless the run folder holds this config: another network or schedule is another run.
 
-    The number of loader processes may differ, it changes nothing.
+    The number of loader processes may differ, and how long processes wait for one another: it changes nothing.
     """
     if not run.config.is_file():
         raise InputRefused(f"{run.path} holds no run to resume: it has no config.json.")
-    saved = read_config(run.config)
-    if replace(saved, training=replace(saved.training, workers=config.training.workers)) != config:
+    saved, given = read_config(run.config), config.training
+    without_effect = replace(saved.training, workers=given.workers, process_timeout=given.process_timeout)
+    if replace(saved, training=without_effect) != config:
         raise InputRefused(
             f"{run.config} is another config than the one given: to resume, name that file as the config and give the "
             "--steps of the first part."

@@ -16,7 +16,7 @@ from perception.grid import BevGrid
 from perception.heads.build import HeadConfig, HeadOutputs, build_head
 from perception.heads.detection_head import DetectionHead
 from perception.heads.peaks import NMS_RADIUS
-from perception.losses import Losses
+from perception.losses import Counts, Losses
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,18 @@ class SensorHeads(nn.Module):
                 by_sensor[sensor], samples[sensor] = head(bev), there
         return SensorOutputs(by_sensor, samples, len(availability))
 
-    def losses(self, outputs: SensorOutputs, boxes: Sequence[Boxes3D]) -> Losses:
+    def counts(self, boxes: Sequence[Boxes3D], availability: Bool[Tensor, "B 4"]) -> Counts:
+        """What the losses of each sensor's head are divided by; the names begin with the sensor."""
+        counts: dict[str, Tensor] = {}
+        for sensor, head in self._heads():
+            there = availability[:, MODALITIES.index(sensor)].tolist()
+            # A sample without the sensor has nothing to find, and there may be no other.
+            nothing = Boxes3D.empty()
+            of_head = head.counts([given if kept else nothing for given, kept in zip(boxes, there, strict=True)])
+            counts |= {f"{sensor}_{name}": count for name, count in of_head.items()}
+        return counts
+
+    def losses(self, outputs: SensorOutputs, boxes: Sequence[Boxes3D], counts: Counts | None = None) -> Losses:
         """The sum over the sensors of the losses of the samples that have it; the parts' names begin with the sensor.
 
         Without any sensor the loss is 0.
@@ -102,7 +113,11 @@ class SensorHeads(nn.Module):
         for sensor, head in self._heads():
             if sensor in outputs.by_sensor:
                 targets = [boxes[index] for index in outputs.samples[sensor].tolist()]
-                losses = head.losses(outputs.by_sensor[sensor], targets)
+                prefix = f"{sensor}_"
+                own = None
+                if counts is not None:
+                    own = {name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix)}
+                losses = head.losses(outputs.by_sensor[sensor], targets, own)
                 total = total + losses.total
                 parts |= {f"{sensor}_{name}": part for name, part in losses.parts.items()}
         return Losses(total, parts)

@@ -18,7 +18,7 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 def gaussian_focal_loss(
     logits: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"], positives: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """CornerNet's focal loss (Law and Deng 2018; alpha 2, beta 4), summed and divided by `positives` (at least 1).
+    """CornerNet's focal loss (Law and Deng 2018; alpha 2, beta 4), summed and divided by `positives`.
 
     A cell is positive where its target is exactly 1; elsewhere the nearer the target is to 1 the less an answer costs.
     """
@@ -26,7 +26,7 @@ def gaussian_focal_loss(
     probability = logits.sigmoid()
     found = F.logsigmoid(logits) * (1 - probability).square() * (targets == 1)
     silent = (F.logsigmoid(logits) - logits) * probability.square() * (1 - targets).square().square()
-    return -(found + silent).sum() / positives.clamp(min=1)
+    return -(found + silent).sum() / positives
 
 
 def focal_loss(logits: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -12,12 +12,12 @@ from datasets.boxes import Boxes3D
 from perception.grid import BevGrid
 from perception.heads.box_codes import CLASS_GROUPS, GROUP_OF_CLASS, BoxRegression, CellIndex, decode_boxes
 from perception.heads.box_losses import gaussian_focal_loss, weighted_box_losses
-from perception.heads.center_targets import center_targets
+from perception.heads.center_targets import CenterTargets, center_targets
 from perception.heads.detection_head import DetectionHead
 from perception.heads.peaks import circle_nms, highest, local_maxima
 from perception.heads.quality import QualityConfig, rescored
 from perception.heads.trunk import HeatmapTrunk
-from perception.losses import Losses
+from perception.losses import Counts, Losses, at_least_one
 
 # Peaks that are looked at for each box that may be kept: several cells of a crowded class are one object.
 _PEAKS_PER_BOX = 2
@@ -92,7 +92,13 @@ class CenterHead(DetectionHead[CenterOutputs]):
         everything = numbers.unflatten(1, (len(CLASS_GROUPS), -1))
         return BoxRegression.of(everything[torch.arange(len(cells), device=cells.group.device), cells.group])
 
-    def losses(self, outputs: CenterOutputs, boxes: Sequence[Boxes3D]) -> Losses:
+    def counts(self, boxes: Sequence[Boxes3D]) -> Counts:
+        """`peaks` of the heatmap and the weights of the `cells` that learn a box."""
+        config = self.config
+        device = next(self.parameters()).device
+        return _counts(center_targets(boxes, self.grid, config.min_radius, config.reach, device))
+
+    def losses(self, outputs: CenterOutputs, boxes: Sequence[Boxes3D], counts: Counts | None = None) -> Losses:
         """The weighted losses: the heatmap's divided by the number of peaks, the others by the cells' weights.
 
         Unknown (NaN) velocities and attributes play no part. Without any object everything but the heatmap is 0, with
@@ -101,9 +107,10 @@ class CenterHead(DetectionHead[CenterOutputs]):
         config, device = self.config, outputs.heatmap_logits.device
         targets = center_targets(boxes, self.grid, config.min_radius, config.reach, device)
         found = self.boxes_at(outputs.features, targets.cells)
-        share = targets.weights / targets.weights.sum().clamp(min=1)
-        peaks = (targets.heatmap == 1).sum().float()
-        parts = {"heatmap": config.heatmap_weight * gaussian_focal_loss(outputs.heatmap_logits, targets.heatmap, peaks)}
+        counts = at_least_one(_counts(targets)) if counts is None else counts
+        share = targets.weights / counts["cells"]
+        heatmap = gaussian_focal_loss(outputs.heatmap_logits, targets.heatmap, counts["peaks"])
+        parts = {"heatmap": config.heatmap_weight * heatmap}
         parts |= weighted_box_losses(
             config, found, targets.codes, targets.attributes, targets.labels, targets.cells, self.grid, share
         )
@@ -134,3 +141,7 @@ class CenterHead(DetectionHead[CenterOutputs]):
         boxes = decode_boxes(found, cells, labels, scores, self.grid)
         boxes = boxes[torch.argsort(boxes.scores, descending=True, stable=True)]
         return boxes[circle_nms(boxes.centers[:, :2], boxes.labels).nonzero().flatten()[: config.max_boxes]]
+
+
+def _counts(targets: CenterTargets) -> Counts:
+    return {"peaks": (targets.heatmap == 1).sum().float(), "cells": targets.weights.sum()}

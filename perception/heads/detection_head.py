@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
-from perception.losses import Losses
+from perception.losses import Counts, Losses
 
 Outputs = TypeVar("Outputs")
 
@@ -21,8 +21,12 @@ class DetectionHead(nn.Module, ABC, Generic[Outputs]):
         """What the network says, raw."""
 
     @abstractmethod
-    def losses(self, outputs: Outputs, boxes: Sequence[Boxes3D]) -> Losses:
-        """How far that is from the annotated boxes (ego) of each sample."""
+    def counts(self, boxes: Sequence[Boxes3D]) -> Counts:
+        """What the losses of a batch with these annotated boxes (ego) are divided by."""
+
+    @abstractmethod
+    def losses(self, outputs: Outputs, boxes: Sequence[Boxes3D], counts: Counts | None = None) -> Losses:
+        """How far that is from the annotated boxes (ego) of each sample. `counts`: instead of the batch's own."""
 
     @abstractmethod
     def decode(self, outputs: Outputs) -> list[Boxes3D]:

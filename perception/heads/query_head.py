@@ -20,7 +20,7 @@ from perception.heads.peaks import local_maxima
 from perception.heads.quality import QualityConfig, rescored
 from perception.heads.query_decoder import QueryDecoderLayer
 from perception.heads.trunk import HeatmapTrunk
-from perception.losses import Losses
+from perception.losses import Counts, Losses, at_least_one
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,16 @@ class QueryHead(DetectionHead[QueryOutputs]):
         heights = heat[sample, :, rows, columns]
         return QueryOutputs(logits, rows, columns, heights, torch.stack(class_logits), torch.stack(numbers))
 
-    def losses(self, outputs: QueryOutputs, boxes: Sequence[Boxes3D]) -> Losses:
+    def counts(self, boxes: Sequence[Boxes3D]) -> Counts:
+        """`peaks` of the heatmap and `objects` that a query is left for."""
+        device = self.of_class.weight.device
+        heatmap = center_targets(boxes, self.grid, self.config.min_radius, 0, device).heatmap
+        rows, columns = self.grid.shape
+        queries = min(self.config.queries, len(DETECTION_CLASSES) * rows * columns)
+        objects = sum(min(queries, int(learnable(given.to(torch.float32), self.grid).sum())) for given in boxes)
+        return {"peaks": (heatmap == 1).sum().float(), "objects": torch.tensor(float(objects), device=device)}
+
+    def losses(self, outputs: QueryOutputs, boxes: Sequence[Boxes3D], counts: Counts | None = None) -> Losses:
         """The weighted losses: the heatmap's divided by the number of peaks, the others by that of matched queries; the
         decoder's layers count alike, each with matches of its own.
 
@@ -130,12 +139,13 @@ class QueryHead(DetectionHead[QueryOutputs]):
         """
         config, device = self.config, outputs.heatmap_logits.device
         heatmap = center_targets(boxes, self.grid, config.min_radius, 0, device).heatmap
-        peaks = (heatmap == 1).sum().float()
-        parts = {"heatmap": config.heatmap_weight * gaussian_focal_loss(outputs.heatmap_logits, heatmap, peaks)}
+        counts = at_least_one(self.counts(boxes)) if counts is None else counts
+        focal = gaussian_focal_loss(outputs.heatmap_logits, heatmap, counts["peaks"])
+        parts = {"heatmap": config.heatmap_weight * focal}
         truth = [given.to(device).to(torch.float32) for given in boxes]
         truth = [given[learnable(given, self.grid)] for given in truth]
         for layer in range(len(self.layers)):
-            for name, loss in self._layer_losses(outputs, layer, truth).items():
+            for name, loss in self._layer_losses(outputs, layer, truth, counts["objects"]).items():
                 parts[name] = parts.get(name, 0.0) + loss / len(self.layers)
         return Losses.of(parts)
 
@@ -162,7 +172,9 @@ class QueryHead(DetectionHead[QueryOutputs]):
         rows = outputs.rows[index]
         return CellIndex(torch.full_like(rows, index), torch.zeros_like(rows), rows, outputs.columns[index])
 
-    def _layer_losses(self, outputs: QueryOutputs, layer: int, truth: Sequence[Boxes3D]) -> dict[str, Tensor]:
+    def _layer_losses(
+        self, outputs: QueryOutputs, layer: int, truth: Sequence[Boxes3D], count: Float[Tensor, ""]
+    ) -> dict[str, Tensor]:
         config = self.config
         class_logits, numbers = outputs.class_logits[layer], outputs.numbers[layer]
         class_targets = torch.zeros_like(class_logits, dtype=torch.float32)
@@ -179,18 +191,17 @@ class QueryHead(DetectionHead[QueryOutputs]):
             matched_cells.append(cells[query])
             matched_truth.append(objects[target])
         of_objects = Boxes3D.concatenated(matched_truth)
-        count = max(1, len(of_objects))
         parts = {"class": config.class_weight * focal_loss(class_logits, class_targets).sum() / count}
         matched = BoxRegression.of(torch.cat(matched_numbers))
         return parts | self._box_losses(matched, CellIndex.concatenated(matched_cells), of_objects, count)
 
     def _box_losses(
-        self, found: BoxRegression, cells: CellIndex, objects: Boxes3D, count: int
+        self, found: BoxRegression, cells: CellIndex, objects: Boxes3D, count: Float[Tensor, ""]
     ) -> dict[str, Float[Tensor, ""]]:
         """Of K queries and the objects that they answer for."""
         middle = torch.stack([cells.column, cells.row], dim=1) + 0.5
         targets = encode_codes(objects, self.grid.cells(objects.centers[:, :2]) - middle)
-        share = torch.full((len(objects),), 1.0 / count, device=targets.device)
+        share = (1.0 / count).expand(len(objects))
         return weighted_box_losses(
             self.config, found, targets, objects.attributes, objects.labels, cells, self.grid, share
         )

@@ -55,7 +55,12 @@ def depth_targets(
     return torch.where(known, index.clamp(max=bins.depth_bins - 1), -1)
 
 
-def depth_loss(logits: Float[Tensor, "K D V U"], targets: Int64[Tensor, "K V U"]) -> Losses:
-    """Cross-entropy of the depth bins, the mean over the pixels that have a target; 0 where none has. Float32."""
-    known = (targets >= 0).sum().clamp(min=1)
+def depth_loss(
+    logits: Float[Tensor, "K D V U"], targets: Int64[Tensor, "K V U"], known: Float[Tensor, ""] | None = None
+) -> Losses:
+    """Cross-entropy of the depth bins, the mean over the pixels that have a target; 0 where none has. Float32.
+
+    `known`: by which number of pixels the sum is divided, instead of those here.
+    """
+    known = (targets >= 0).sum().clamp(min=1).float() if known is None else known
     return Losses.of({"bins": F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum") / known})

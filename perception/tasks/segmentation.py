@@ -49,11 +49,19 @@ class SegmentationHead(nn.Module):
         return out
 
     def losses(
-        self, logits: Float[Tensor, "B L Y X"], masks: Bool[Tensor, "B L Y X"], known: Bool[Tensor, "B Y X"]
+        self,
+        logits: Float[Tensor, "B L Y X"],
+        masks: Bool[Tensor, "B L Y X"],
+        known: Bool[Tensor, "B Y X"],
+        known_count: Float[Tensor, ""] | None = None,
     ) -> Losses:
-        """Focal loss (the mean over the known cells) and dice loss; 0 where no cell is known."""
+        """Focal loss (the mean over the known cells) and dice loss; 0 where no cell is known.
+
+        `known_count`: by which number of cells the focal loss is divided, instead of those here.
+        """
         logits, inside = logits.float(), known[:, None].expand_as(masks)
-        focal = (focal_loss(logits, masks.float()) * inside).sum() / inside.sum().clamp(min=1)
+        cells = known.sum().clamp(min=1).float() if known_count is None else known_count
+        focal = (focal_loss(logits, masks.float()) * inside).sum() / (cells * masks.shape[1])
         config = self.config
         return Losses.of(
             {"focal": config.focal_weight * focal, "dice": config.dice_weight * dice_loss(logits, masks, known)}

@@ -30,12 +30,14 @@ from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.open_dataset import open_dataset
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
+from tools.training.activations import recompute_activations
 from tools.training.ema import MovingAverage
 from tools.training.loading import LoadedBatch, load_batches
 from tools.training.loop import order_of_samples
+from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder
 from tools.training.processes import Processes
-from tools.training.step import LossOfBatch, make_optimizer, seed_step, training_step
+from tools.training.step import LossOfBatch, seed_step, training_step
 
 _WORLD = WorldConfig(scenes=1, keyframes=4, image_width=1600, seed=7)
 _WARM_UP = 5  # steps that do not count: memory is got, kernels are chosen, the loaders get ahead
@@ -67,7 +69,8 @@ class TrainingFigures:
 
     CPU seconds: of the training process while it waited (in which it unpacks batches, and without loader processes
     makes them), of it in the steps, and of the loader processes meanwhile. Peaks: resident memory since each process
-    began, pages that processes share counted in each; `worker_peak_mib` is the largest.
+    began, pages that processes share counted in each; `worker_peak_mib` is the largest. `device_peak_mib`: of tensors
+    on a GPU.
     """
 
     samples: int
@@ -82,6 +85,7 @@ class TrainingFigures:
     worker_cpu: float
     parent_peak_mib: float
     worker_peak_mib: float | None
+    device_peak_mib: float | None = None
 
     @property
     def samples_per_second(self) -> float:
@@ -105,6 +109,7 @@ class TrainingFigures:
 
     def lines(self) -> list[str]:
         """The figures as a table."""
+        device = "" if self.device_peak_mib is None else f", tensors on the GPU {self.device_peak_mib:,.0f}"
         workers = "" if self.worker_peak_mib is None else f", largest loader process {self.worker_peak_mib:,.0f}"
         return [
             f"{self.samples} samples in batches of {self.batch_size}, {self.workers} loader processes, "
@@ -113,7 +118,7 @@ class TrainingFigures:
             f"  waiting for data          {self.waiting_share:.1%} of the time",
             f"  CPU seconds for a sample  loading {self.loading_cpu_per_sample:.3f}, "
             f"model {self.model_cpu_per_sample:.3f}",
-            f"  peak memory (MiB)         training process {self.parent_peak_mib:,.0f}{workers}",
+            f"  peak memory (MiB)         training process {self.parent_peak_mib:,.0f}{workers}{device}",
         ]
 
 
@@ -184,6 +189,7 @@ def measure_training(
             worker_cpu=sum(map(_cpu_seconds, loaders)) - worker_cpu,
             parent_peak_mib=peak_mib(os.getpid()),
             worker_peak_mib=max(map(peak_mib, loaders), default=None),
+            device_peak_mib=_device_peak_mib(alone.device),
         )
 
 
@@ -215,8 +221,10 @@ class _Network:
         self._settings, self._processes = config.training, processes
         torch.manual_seed(config.training.seed)
         self._detector = Detector(config.detector).to(processes.device).train()
-        self._model = LossOfBatch(self._detector)
         self._average = MovingAverage(self._detector, config.training.ema_decay)
+        if config.training.checkpoint_activations:
+            recompute_activations(self._detector)
+        self._model = LossOfBatch(self._detector, config.training.precision)
         self._optimizer = make_optimizer(self._detector, config.training)
 
     def step(self, loaded: LoadedBatch, step: int) -> None:
@@ -225,13 +233,17 @@ class _Network:
         training_step(
             self._model,
             self._optimizer,
-            loaded.batch,
+            [loaded.batch],
             self._settings,
             learning_rate=self._settings.learning_rate,
             generator=seed_step(self._settings.seed, step, 0),
             processes=self._processes,
         )
         self._average.update(self._detector, step)
+
+
+def _device_peak_mib(device: torch.device) -> float | None:
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def _cpu_seconds(process: int) -> float:

@@ -5,10 +5,9 @@
                                  optimizer.safetensors    the moments, by parameter name
                                  state.json               step, and what the run was trained on
                                  manifest.json            the sha256 of each of these files
-    checkpoints/last             the name of the newest
 
-A checkpoint is written into a folder of another name, flushed to the disk and renamed. torch.load notices no flipped
-bit; the manifest does.
+A checkpoint is written into a folder of another name, flushed to the disk and renamed, so the newest is the one with
+the highest step. torch.load notices no flipped bit; the manifest does, and the checksums of the tensors say which one.
 """
 
 import hashlib
@@ -26,9 +25,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datasets.atomic_file import temporary_beside, write_atomically, write_flushed
+from datasets.atomic_file import flush_folder, temporary_beside, write_flushed
 from datasets.faults import InputRefused
-from perception.weights import load_weights, save_weights
+from perception.weights import checksums_of, damaged_tensor, load_weights, save_weights
 from tools.training.ema import MovingAverage
 
 FORMAT = 2
@@ -53,6 +52,12 @@ class TrainingState:
     """Of the list of sample tokens."""
     order_fingerprint: str
     """Of the order of the samples in the epoch under way."""
+    loss_scale: float | None = None
+    """What the loss is multiplied by in fp16, and how many steps in a row it has been good for."""
+    loss_scale_steps: int = 0
+    best_nds: float | None = None
+    """Of the validations so far; and how many there have been since the best."""
+    validations_since_best: int = 0
     format: int = FORMAT
 
 
@@ -64,31 +69,32 @@ def save_checkpoint(
     optimizer: Optimizer,
     config_json: str,
 ) -> Path:
-    """Write `folder`/step_N, point `last` at it and remove all but the newest KEPT. Returns the checkpoint's folder.
+    """Write `folder`/step_N and remove all but the newest KEPT. Returns the checkpoint's folder.
 
     Raises OSError where the disk is full or read-only; the checkpoints before stay as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step_{state.step:08d}"
     temporary = temporary_beside(target)
-    for abandoned in folder.glob(".step_*.tmp"):  # by a process that was killed while it saved
+    for abandoned in folder.glob(".step_*.tmp"):  # by a process that was killed while it saved or removed
         shutil.rmtree(abandoned, ignore_errors=True)
     try:
         temporary.mkdir()
         save_weights(average.network, temporary / _WEIGHTS, config_json)
         save_weights(network, temporary / _RAW_WEIGHTS, config_json)
-        write_flushed(temporary / _OPTIMIZER, save(_optimizer_tensors(network, optimizer)))
+        moments = _optimizer_tensors(network, optimizer)
+        write_flushed(temporary / _OPTIMIZER, save(moments, checksums_of(moments)))
         write_flushed(temporary / _STATE, json.dumps(asdict(state), indent=2).encode())
         sums = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
         write_flushed(temporary / _MANIFEST, json.dumps(sums, indent=2).encode())
-        if target.exists():  # a damaged one, or the same step once more
-            shutil.rmtree(target)
+        flush_folder(temporary)
+        _remove(target)  # a damaged one, or the same step once more
         temporary.replace(target)
+        flush_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    write_atomically(folder / "last", f"{target.name}\n".encode())
     for old in checkpoints(folder)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return target
 
 
@@ -97,14 +103,26 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
-def last_checkpoint(folder: Path) -> Path:
-    """The checkpoint that `last` names, or the newest where it names none. Raises InputRefused if there is none."""
-    found = checkpoints(folder)
-    if not found:
-        raise InputRefused(f"{folder} holds no checkpoint: start the training again in another folder.")
-    pointer = folder / "last"
-    named = pointer.read_text().strip() if pointer.is_file() else ""
-    return next((path for path in found if path.name == named), found[-1])
+def whole_checkpoints(folder: Path) -> tuple[list[Path], list[str]]:
+    """The checkpoints with all the bytes that were saved, oldest first, and what is wrong with each of the others."""
+    whole, damage = [], []
+    for checkpoint in checkpoints(folder):
+        try:
+            refuse_damage(checkpoint)
+            whole.append(checkpoint)
+        except InputRefused as refusal:
+            damage.append(str(refusal))
+    return whole, damage
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest whole checkpoint. Raises InputRefused where there is none, or where a newer one is damaged."""
+    whole, damage = whole_checkpoints(folder)
+    if not whole and not damage:
+        raise InputRefused(f"{folder} holds no checkpoint: train the run first.")
+    if not whole or whole[-1] != checkpoints(folder)[-1]:
+        raise InputRefused(damage[-1])
+    return whole[-1]
 
 
 def load_checkpoint(
@@ -124,19 +142,29 @@ def load_checkpoint(
 
 
 def refuse_damage(checkpoint: Path) -> None:
-    """Raise InputRefused unless the checkpoint's files are all there, with the bytes that were saved."""
+    """Raise InputRefused, naming file and tensor, unless the checkpoint has all its files as they were saved."""
     names = (_WEIGHTS, _RAW_WEIGHTS, _OPTIMIZER, _STATE)
     try:
         sums = TypeAdapter(dict[str, str]).validate_json((checkpoint / _MANIFEST).read_bytes())
         found = {name: _sha256(checkpoint / name) for name in names}
     except (OSError, ValidationError) as error:
-        raise InputRefused(f"{checkpoint} is not a complete checkpoint: {error}.") from error
+        raise InputRefused(f"{checkpoint} is not a complete checkpoint ({_MANIFEST}): {error}.") from error
     for name in names:
         if found[name] != sums.get(name):
+            where = damaged_tensor(checkpoint / name) if name.endswith(".safetensors") else None
+            tensor = f"tensor {where} is damaged, and " if where is not None else ""
             raise InputRefused(
-                f"{checkpoint / name} is not the file that was saved (its sha256 differs from {_MANIFEST}): "
-                "remove that checkpoint's folder to go on from the one before it."
+                f"{checkpoint / name} is not the file that was saved: {tensor}its sha256 differs from {_MANIFEST}'s; "
+                "remove that checkpoint's folder."
             )
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that it is never there in part."""
+    if checkpoint.exists():
+        going = temporary_beside(checkpoint)
+        checkpoint.replace(going)
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def _read_state(checkpoint: Path) -> TrainingState:

@@ -6,6 +6,9 @@ from typing import Literal
 
 from datasets.augmentation.augmenter import Augmentation
 from tools.training.order import Sampling
+from tools.training.schedule import Schedule
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -13,20 +16,30 @@ class TrainingConfig:
     """The optimiser, its schedule and what is done to the data. Exactly one of `steps`, `epochs` is set."""
 
     batch_size: int
-    """Samples in a batch, of each process."""
+    """Samples in a batch, of each process: as many as fit into its memory."""
     learning_rate: float
     """The highest learning rate, for batches of `reference_batch_size` in all."""
     reference_batch_size: int
     """The learning rate is scaled by the square root of the real batch over this one (Malladi et al. 2022: the rule
-    for Adam), so that a published rate for 32 does not explode at 2."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: matrices and convolutions by Muon (tools/training/muon.py), the rest by AdamW, at the same rate."""
+    for Adam; sgd: by the quotient itself, Goyal et al. 2017), so that a published rate for 32 does not explode at 2."""
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
+    """muon: matrices and convolutions by Muon (tools/training/muon.py), the rest by AdamW, at the same rate. sgd: with
+    Nesterov's momentum."""
+    schedule: Schedule = "cosine"
+    """cosine: warm-up, then half a cosine. one_cycle: half a cosine up and one down, the momentum the other way."""
+    accumulate: int = 1
+    """So many batches, one after another, make one step: as if they were one batch."""
+    precision: Precision = "fp32"
+    """What the network computes in; losses and sparse convolutions stay in float32, fp16 scales the loss."""
+    checkpoint_activations: bool = False
+    """Compute the camera backbone and the fusion twice, forward and again for the gradients, instead of keeping what
+    they computed: less memory, about a third more time."""
     steps: int | None = None
     epochs: float | None = None
     weight_decay: float = 0.01
     """Of matrices and convolutions; biases and norms are not decayed."""
     warmup_fraction: float = 0.1
-    """Share of the steps in which the learning rate rises, linearly; afterwards it falls as a cosine."""
+    """Share of the steps in which the learning rate rises (published for one_cycle: 0.4)."""
     clip_norm: float = 10.0
     """The norm of all gradients together is cut to this."""
     ema_decay: float = 0.999
@@ -44,23 +57,43 @@ class TrainingConfig:
     """Processes that load samples, for each training process; 0: the training process loads them itself."""
     checkpoint_interval: int = 500
     """Steps between two checkpoints."""
+    process_timeout: float = 600.0
+    """Seconds after which a training process that does not answer the others ends the training."""
+    validate_every: int | None = None
+    """Steps between two validations on --val-split (at the end there is one, too): figures and a picture in the log,
+    the weights with the best NDS in best.safetensors."""
+    patience: int | None = None
+    """So many validations in a row without a better NDS end the training."""
     max_nonfinite_steps: int = 10
     """So many steps in a row without a finite loss or gradient end the training (exit code 6)."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("exactly one of steps and epochs must be set")
-        counts = ("batch_size", "reference_batch_size", "shuffled_shards", "checkpoint_interval", "max_nonfinite_steps")
+        counts = (
+            "batch_size",
+            "reference_batch_size",
+            "accumulate",
+            "shuffled_shards",
+            "checkpoint_interval",
+            "max_nonfinite_steps",
+        )
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("steps", "epochs", "learning_rate", "clip_norm"):
+        for name in ("steps", "epochs", "learning_rate", "clip_norm", "process_timeout"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number, not {value}")
         for name in ("warmup_fraction", "ema_decay", "modality_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        for name in ("validate_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.patience is not None and self.validate_every is None:
+            raise ValueError("patience counts validations: set validate_every, too")
         if self.weight_decay < 0 or self.workers < 0:
             raise ValueError("weight_decay and workers must not be negative")
 
@@ -68,17 +101,23 @@ class TrainingConfig:
         """How many steps the training takes where an epoch has so many samples."""
         if self.steps is not None:
             return self.steps
-        return max(1, math.ceil((self.epochs or 0.0) * samples / (self.batch_size * processes)))
+        return max(1, math.ceil((self.epochs or 0.0) * samples / self.effective_batch(processes)))
+
+    def effective_batch(self, processes: int) -> int:
+        """Samples of a step, of all batches and processes together."""
+        return self.batch_size * self.accumulate * processes
 
     def peak_learning_rate(self, processes: int) -> float:
         """The learning rate for batches of this size on so many processes."""
-        return self.learning_rate * math.sqrt(self.batch_size * processes / self.reference_batch_size)
+        ratio = self.effective_batch(processes) / self.reference_batch_size
+        return self.learning_rate * (ratio if self.optimizer == "sgd" else math.sqrt(ratio))
 
-
-def learning_rate_at(step: int, total_steps: int, peak: float, warmup_fraction: float) -> float:
-    """Linear warm-up from a tenth of the peak, then half a cosine down to a thousandth of it. `step` counts from 0."""
-    warmup_steps = round(warmup_fraction * total_steps)
-    if step < warmup_steps:
-        return peak * (0.1 + 0.9 * step / warmup_steps)
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return peak * (0.001 + 0.999 * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0))))
+    def learning_rate_text(self, processes: int) -> str:
+        """One line: the rate as it is stated, and as it is used."""
+        rule = "in proportion" if self.optimizer == "sgd" else "by the square root"
+        return (
+            f"learning rate {self.learning_rate:g} for batches of {self.reference_batch_size}, scaled {rule} to "
+            f"{self.peak_learning_rate(processes):g} for {self.effective_batch(processes)} = {self.batch_size} samples "
+            f"x {self.accumulate} accumulated x {processes} processes; {self.optimizer}, {self.schedule}, "
+            f"{self.precision}"
+        )

@@ -1,7 +1,7 @@
 """Samples to batches in loader processes, and what can go wrong there said in one sentence."""
 
 import signal
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,9 @@ from tools.training.order import EpochIndex
 
 MissingSensorsPolicy = Literal["refuse", "allow"]
 
-_TIMEOUT_SECONDS = 300  # a batch that takes longer hangs: a pipe in the place of a file, a network disk that is gone
+# A batch that takes longer hangs: a pipe in the place of a file, a network disk that is gone. The first one may take
+# longer, because it finds code that is to be compiled and files that are to be opened.
+_TIMEOUT_SECONDS, _TIMEOUTS_OF_FIRST = 30.0, 10
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,14 @@ class _SamplesByEpoch(Dataset[Sample | _Refusal]):
 
 
 def load_batches(
-    dataset: FusionDataset, order: Iterable[list[EpochIndex]], *, workers: int, missing_sensors: MissingSensorsPolicy
+    dataset: FusionDataset,
+    order: Iterable[list[EpochIndex]],
+    *,
+    workers: int,
+    missing_sensors: MissingSensorsPolicy,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
 ) -> Generator[LoadedBatch, None, None]:
-    """The batches of `order`, one after another.
+    """The batches of `order` (which is gone through twice), one after another.
 
     Raises InputRefused for a broken sensor file (with "refuse") or a table that contradicts itself, CommandFailed
     where a loader process dies or hangs.
@@ -77,10 +84,13 @@ def load_batches(
         # survive a fork at all: samples are made on the CPU.
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_start_worker if workers else None,
-        timeout=_TIMEOUT_SECONDS if workers else 0,
+        timeout=timeout_seconds if workers else 0,
     )
     try:
-        for loaded in loader:
+        loading = iter(loader)
+        for number, batch in enumerate(order):
+            tokens = [dataset.tokens[index.sample] for index in batch]
+            loaded = _next_of(loading, tokens, timeout_seconds, _TIMEOUTS_OF_FIRST if number == 0 else 1)
             if isinstance(loaded, _Refusal):
                 raise InputRefused(loaded.message)
             yield loaded
@@ -89,8 +99,24 @@ def load_batches(
         raise
 
 
+def _next_of(
+    loading: Iterator[LoadedBatch | _Refusal], tokens: Sequence[str], timeout_seconds: float, timeouts: int
+) -> LoadedBatch | _Refusal:
+    """The next batch, which is of these samples. Raises CommandFailed where it does not come in so many timeouts."""
+    for _ in range(timeouts):
+        try:
+            return next(loading)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+    raise CommandFailed(
+        f"No batch came within {timeouts * timeout_seconds:g} s: a sensor file of sample {', '.join(tokens)} hangs "
+        "when it is read (a pipe in the place of a file? a network disk that is gone?)."
+    )
+
+
 def refuse_loader_failure(error: RuntimeError) -> None:
-    """Raise CommandFailed with one sentence if the error says that a loader process died or hung.
+    """Raise CommandFailed with one sentence if the error says that a loader process died.
 
     torch notices a death by a signal, so the error can come out of any line that runs while loaders do.
     """
@@ -100,10 +126,6 @@ def refuse_loader_failure(error: RuntimeError) -> None:
         raise CommandFailed(
             f"A loader process died ({first_line}): out of memory or of /dev/shm is the usual "
             "reason; use a smaller training.batch_size or fewer training.workers."
-        ) from error
-    if message.startswith("DataLoader timed out"):
-        raise CommandFailed(
-            f"No batch came within {_TIMEOUT_SECONDS} s: a sensor file hangs when it is read."
         ) from error
 
 

@@ -4,15 +4,18 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
+from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.samples.frame_classes import classes_of_frames
 from datasets.samples.fusion_dataset import FusionDataset
@@ -23,23 +26,22 @@ from tools.exit_codes import CommandFailed, Diverged
 from tools.missing_sensors import MissingSensors
 from tools.progress import Progress
 from tools.run_config import RunConfig, config_to_json
-from tools.training.checkpoint import (
-    TrainingState,
-    last_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from tools.training.config import TrainingConfig, learning_rate_at
+from tools.training.activations import recompute_activations
+from tools.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, whole_checkpoints
+from tools.training.config import TrainingConfig
 from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
 from tools.training.metrics_log import MetricsLog
+from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder
-from tools.training.step import LossOfBatch, StepResult, make_optimizer, seed_step, training_step
+from tools.training.schedule import learning_rate_at, momentum_at
+from tools.training.step import LossOfBatch, StepResult, put_scale_back, scale_of, seed_step, training_step
+from tools.training.validation import Validated, Validation
 
-_LOSSES_AVERAGED = 20  # the loss that is shown is the mean of so many steps
+_LOSSES_AVERAGED = 20  # the loss and the throughput that are shown are means of so many steps
 
 
 @dataclass(frozen=True)
@@ -67,28 +69,46 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: FusionDataset, run: RunFolder, processes: Processes, *, resume: bool
+        self,
+        config: RunConfig,
+        dataset: FusionDataset,
+        run: RunFolder,
+        processes: Processes,
+        *,
+        resume: bool,
+        log: Callable[[str], None],
+        validation: Validation | None = None,
     ) -> None:
+        """`log` gets a sentence for everything out of the ordinary. `validation`: where the config asks for some."""
         self._settings = config.training
         self._config_json = config_to_json(config)
         self._dataset = dataset
         self._run = run
         self._processes = processes
+        self._log = log
+        self._validation = validation if config.training.validate_every is not None else None
         self._order = order_of_samples(dataset, self._settings, processes.count)
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
         self._detector = Detector(config.detector).to(processes.device)
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
         self._optimizer = make_optimizer(self._detector, self._settings)
+        self._scaler = GradScaler(processes.device.type) if self._settings.precision == "fp16" else None
         self._state = TrainingState(0, 0, 0, processes.count, fingerprint(dataset.tokens), self._order_fingerprint(0))
+        self._saved: TrainingState | None = None
         if resume:
             self._resume()
-        self._model: nn.Module = LossOfBatch(self._detector)
+        if float(processes.mean(torch.tensor(float(self._state.step), device=processes.device))) != self._state.step:
+            raise InputRefused(f"{run.path} must lie on a disk that all training processes share: they differ in it.")
+        if self._settings.checkpoint_activations:
+            recompute_activations(self._detector)
+        self._model: nn.Module = LossOfBatch(self._detector, self._settings.precision)
         if processes.count > 1:
             # A branch whose modality is missing from the whole batch gets no gradient in that step.
             self._model = DistributedDataParallel(self._model, find_unused_parameters=True)
         self._detector.train()
         self._losses: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
+        self._clock: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
         self._skipped = 0
         self._missing = MissingSensors()
 
@@ -102,13 +122,14 @@ class TrainingLoop:
         """Where the training stands."""
         return self._state
 
-    def run(self, *, missing_sensors: MissingSensorsPolicy, log: Callable[[str], None]) -> TrainingSummary:
+    def run(self, *, missing_sensors: MissingSensorsPolicy) -> TrainingSummary:
         """Train up to the last step, or to Ctrl-C; then save a checkpoint and, at the end, the weights.
 
         Raises InputRefused for bad input, Diverged after too many steps in a row without finite numbers, CommandFailed
-        where a loader process dies or the disk is full. `log` gets a sentence for everything out of the ordinary.
+        where a loader process or another training process dies or hangs, or the disk is full.
         """
         began = time.monotonic()
+        interrupted = False
         with ExitStack() as stack:
             interruption = stack.enter_context(Interruption())
             metrics = shown = None
@@ -116,19 +137,27 @@ class TrainingLoop:
                 metrics = stack.enter_context(MetricsLog(self._run, self._state.step))
                 shown = stack.enter_context(Progress("training", self._total_steps, start=self._state.step))
             try:
-                for loaded in self._batches(missing_sensors):
+                for loaded in () if self._enough() else self._batches_of_steps(missing_sensors):
                     step, result = self._state.step, self._one_step(loaded)
+                    validated = self._validate()
                     if metrics is not None and shown is not None:
-                        metrics.write(step, self._numbers(step, result, time.monotonic() - began))
-                        shown.advance(f"loss {self._mean_loss():.3f}")
+                        numbers = self._numbers(step, result, time.monotonic() - began)
+                        metrics.write(step, numbers | ({} if validated is None else validated.numbers))
+                        if validated is not None:
+                            metrics.draw(step, "val/detections", validated.picture)
+                        shown.advance(f"loss {self._mean_loss():.3f}, {self._samples_per_second():.1f} samples/s")
                     if not result.finite:
-                        log(_skipped_text(step, loaded, result))
+                        self._log(_skipped_text(step, loaded, result))
                     self._refuse_divergence(loaded)
+                    if self._enough():
+                        self._log(self._patience_text())
+                        break
                     if self._processes.any_of(interruption.requested)[0]:
+                        interrupted = True
                         break
                     if self._state.step % self._settings.checkpoint_interval == 0:
                         self._save()
-                        log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
+                        self._log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
             except (InputRefused, CommandFailed, Diverged):
                 # These are raised between two steps: what was learnt is whole, and worth keeping.
                 self._save()
@@ -137,9 +166,12 @@ class TrainingLoop:
                 refuse_loader_failure(error)
                 raise
             self._save()
-        finished = self._state.step >= self._total_steps
+        finished = self._state.step >= self._total_steps or (self._enough() and not interrupted)
         if finished and self._processes.first:
-            save_weights(self._average.network, self._run.weights, self._config_json)
+            if self._state.best_nds is not None:
+                write_atomically(self._run.weights, self._run.best.read_bytes())
+            else:
+                save_weights(self._average.network, self._run.weights, self._config_json)
         return TrainingSummary(
             finished=finished,
             steps=self._state.step,
@@ -150,8 +182,50 @@ class TrainingLoop:
             missing=self._missing,
         )
 
+    def _validate(self) -> Validated | None:
+        """Validate where it is time to; keep the best weights. In the first process the figures, otherwise None."""
+        step, every = self._state.step, self._settings.validate_every
+        if self._validation is None or every is None or (step % every and step < self._total_steps):
+            return None
+        validated = self._validation.measure(self._average.network)
+        # Only the first process has the figures, and all must know whether to go on.
+        known = torch.tensor(0.0 if validated is None else validated.nds, dtype=torch.float64)
+        nds = float(self._processes.mean(known.to(self._processes.device))) * self._processes.count
+        if self._state.best_nds is None or nds > self._state.best_nds:
+            self._state = replace(self._state, best_nds=nds, validations_since_best=0)
+            if self._processes.first:
+                save_weights(self._average.network, self._run.best, self._config_json)
+        else:
+            self._state = replace(self._state, validations_since_best=self._state.validations_since_best + 1)
+        if validated is not None:
+            best = f"best so far {self._state.best_nds:.4f}" if self._state.validations_since_best else "the best"
+            self._log(f"step {step}: NDS {validated.nds:.4f}, mAP {validated.numbers['val/mAP']:.4f}, {best}")
+        return validated
+
+    def _enough(self) -> bool:
+        """Whether so many validations brought nothing better that the training ends."""
+        patience = self._settings.patience
+        return patience is not None and self._state.validations_since_best >= patience
+
+    def _patience_text(self) -> str:
+        return (
+            f"Stopping after step {self._state.step}: no better NDS than {self._state.best_nds:.4f} in "
+            f"{self._state.validations_since_best} validations."
+        )
+
     def _resume(self) -> None:
-        checkpoint = last_checkpoint(self._run.checkpoints)
+        whole, damage = whole_checkpoints(self._run.checkpoints)
+        for text in damage:
+            self._log(text)
+        # Going back costs time and nothing else: what is trained again comes out in the same bits.
+        if not whole and damage:
+            raise InputRefused(f"{damage[-1]} No checkpoint is whole: start the training again in another folder.")
+        if not whole:
+            self._log(f"{self._run.checkpoints} holds no checkpoint yet: from the first step.")
+            return
+        checkpoint = whole[-1]
+        if damage:
+            self._log(f"Resuming from {checkpoint}, the newest checkpoint that is whole.")
         loaded = load_checkpoint(checkpoint, self._detector, self._average, self._optimizer)
         if loaded.data_fingerprint != self._state.data_fingerprint:
             raise InputRefused(
@@ -168,38 +242,48 @@ class TrainingLoop:
                 f"{checkpoint} was trained on the samples in another order than this epoch has now: from tables "
                 "instead of shards, from shards that were packed otherwise, or by another version of Bevel."
             )
-        self._state = loaded
+        if self._scaler is not None:
+            put_scale_back(self._scaler, loaded.loss_scale, loaded.loss_scale_steps)
+        self._state = self._saved = loaded
 
     def _order_fingerprint(self, step: int) -> str:
         """Of the epoch that the batches of a step begin in."""
-        samples_before = step * self._settings.batch_size * self._processes.count
+        samples_before = step * self._settings.effective_batch(self._processes.count)
         return fingerprint(map(str, self._order.epoch(samples_before // len(self._order)).tolist()))
 
-    def _batches(self, missing_sensors: MissingSensorsPolicy) -> Iterator[LoadedBatch]:
+    def _batches_of_steps(self, missing_sensors: MissingSensorsPolicy) -> Iterator[list[LoadedBatch]]:
+        """For each step the batches that make it, of this process."""
+        together = self._settings.accumulate
         order = BatchOrder(
             self._order,
             self._settings.batch_size,
-            first_step=self._state.step,
-            last_step=self._total_steps,
+            first_step=self._state.step * together,
+            last_step=self._total_steps * together,
             process=self._processes.rank,
             processes=self._processes.count,
         )
-        return load_batches(self._dataset, order, workers=self._settings.workers, missing_sensors=missing_sensors)
+        batches = load_batches(self._dataset, order, workers=self._settings.workers, missing_sensors=missing_sensors)
+        with closing(batches):
+            while group := list(islice(batches, together)):
+                yield group
 
-    def _one_step(self, loaded: LoadedBatch) -> StepResult:
+    def _one_step(self, loaded: Sequence[LoadedBatch]) -> StepResult:
         state, settings = self._state, self._settings
-        for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
-            self._missing.add(token, faults, impairments)
-        if loaded.batch.boxes is None:
-            raise InputRefused(f"sample {loaded.unannotated[0]} has no annotations: train on a split that has some.")
+        for one in loaded:
+            for token, faults, impairments in zip(one.batch.tokens, one.faults, one.impairments, strict=True):
+                self._missing.add(token, faults, impairments)
+            if one.batch.boxes is None:
+                raise InputRefused(f"sample {one.unannotated[0]} has no annotations: train on a split that has some.")
         result = training_step(
             self._model,
             self._optimizer,
-            loaded.batch,
+            [one.batch for one in loaded],
             settings,
             learning_rate=self._learning_rate(state.step),
+            momentum=momentum_at(state.step, self._total_steps, settings.warmup_fraction, settings.schedule),
             generator=seed_step(settings.seed, state.step, self._processes.rank),
             processes=self._processes,
+            scaler=self._scaler,
         )
         if result.finite:
             self._average.update(self._detector, state.updates)
@@ -208,39 +292,47 @@ class TrainingLoop:
         else:
             self._skipped += 1
             self._state = replace(state, step=state.step + 1, nonfinite_in_a_row=state.nonfinite_in_a_row + 1)
+        if self._scaler is not None:
+            self._state = replace(self._state, **scale_of(self._scaler))
         return result
 
     def _learning_rate(self, step: int) -> float:
-        peak = self._settings.peak_learning_rate(self._processes.count)
-        return learning_rate_at(step, self._total_steps, peak, self._settings.warmup_fraction)
+        settings = self._settings
+        peak = settings.peak_learning_rate(self._processes.count)
+        return learning_rate_at(step, self._total_steps, peak, settings.warmup_fraction, settings.schedule)
 
     def _numbers(self, step: int, result: StepResult, seconds: float) -> dict[str, float]:
         """What metrics.jsonl and TensorBoard get: only finite numbers are JSON."""
-        seen = self._settings.batch_size * self._processes.count
         numbers = {
-            "epoch": step * seen / len(self._order),
+            "epoch": step * self._settings.effective_batch(self._processes.count) / len(self._order),
             "loss": result.loss,
             **{f"loss/{name}": value for name, value in result.parts.items()},
             "gradient_norm": result.gradient_norm,
             "learning_rate": self._learning_rate(step),
             "seconds": seconds,
-            "skipped": float(self._skipped),
+            "skipped": float(self._state.step - self._state.updates),
         }
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+    def _samples_per_second(self) -> float:
+        """Of all processes, over the last steps."""
+        self._clock.append(time.monotonic())
+        steps, seconds = len(self._clock) - 1, self._clock[-1] - self._clock[0]
+        return steps * self._settings.effective_batch(self._processes.count) / seconds if seconds > 0 else 0.0
 
     def _mean_loss(self) -> float:
         return sum(self._losses) / len(self._losses) if self._losses else math.nan
 
-    def _refuse_divergence(self, loaded: LoadedBatch) -> None:
+    def _refuse_divergence(self, loaded: Sequence[LoadedBatch]) -> None:
         in_a_row = self._state.nonfinite_in_a_row
         if in_a_row >= self._settings.max_nonfinite_steps:
             raise Diverged(
                 f"Training diverged: no finite loss or gradient in {in_a_row} steps in a row, last with the samples "
-                f"{', '.join(loaded.batch.tokens)}; lower training.learning_rate in {self._run.config}."
+                f"{_tokens_text(loaded)}; lower training.learning_rate in {self._run.config}."
             )
 
     def _save(self) -> None:
-        if not self._processes.first:
+        if not self._processes.first or self._saved == self._state:
             return
         try:
             save_checkpoint(
@@ -251,6 +343,7 @@ class TrainingLoop:
                 self._optimizer,
                 self._config_json,
             )
+            self._saved = self._state
         except (OSError, SafetensorError) as error:
             raise CommandFailed(
                 f"The checkpoint of step {self._state.step} could not be written to {self._run.checkpoints}: {error}; "
@@ -281,6 +374,10 @@ def fingerprint(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def _skipped_text(step: int, loaded: LoadedBatch, result: StepResult) -> str:
+def _skipped_text(step: int, loaded: Sequence[LoadedBatch], result: StepResult) -> str:
     what = "loss" if not math.isfinite(result.loss) else "gradient"
-    return f"step {step} skipped: its {what} is not finite; samples {', '.join(loaded.batch.tokens)}"
+    return f"step {step} skipped: its {what} is not finite; samples {_tokens_text(loaded)}"
+
+
+def _tokens_text(loaded: Sequence[LoadedBatch]) -> str:
+    return ", ".join(token for one in loaded for token in one.batch.tokens)

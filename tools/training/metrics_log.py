@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from types import TracebackType
 
+from jaxtyping import UInt8
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from datasets.atomic_file import write_atomically
@@ -37,6 +39,10 @@ class MetricsLog:
         self._file.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
+
+    def draw(self, step: int, name: str, picture: UInt8[Tensor, "H W 3"]) -> None:
+        """Show a picture in TensorBoard."""
+        self._tensorboard.add_image(name, picture, step, dataformats="HWC")
 
 
 def _lines(run: RunFolder) -> list[tuple[str, int]]:

@@ -6,7 +6,10 @@ runs/NAME/  config.json          the whole RunConfig
             train.log            what was printed
             tensorboard/         the same numbers for TensorBoard
             checkpoints/         see tools/training/checkpoint.py
-            weights.safetensors  the result: the averaged weights
+            weights.safetensors  the result: the averaged weights, of a run that validates the best ones
+            best.safetensors     the averaged weights of the validation with the best NDS so far
+            validation/          detections and figures of the last validation
+            report.html          curves, figures, config, versions
 """
 
 import fcntl
@@ -20,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -28,9 +32,23 @@ from datasets.faults import InputRefused
 from perception.detector import Detector, DetectorConfig
 from perception.weights import load_weights
 from tools.run_config import RunConfig, config_to_json, read_config
-from tools.training.checkpoint import last_checkpoint, refuse_damage
+from tools.training.checkpoint import newest_checkpoint
 
 _PACKAGES = ("bevel", "torch", "numpy", "spconv-cu120", "open3d", "opencv-python", "nuscenes-devkit", "transformers")
+
+_HELD: set[IO[str]] = set()
+"""The files whose locks this process holds."""
+
+
+def _let_go() -> None:
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+# A lock is held as long as any process has the file open: a loader process that outlives its training by some seconds,
+# or hangs for ever, must not keep the run from being resumed.
+os.register_at_fork(after_in_child=_let_go)
 
 
 class RunFolder:
@@ -45,6 +63,9 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.weights = path / "weights.safetensors"
+        self.best = path / "best.safetensors"
+        self.validation = path / "validation"
+        self.report = path / "report.html"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -59,14 +80,18 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise InputRefused(f"another training is writing to {self.path}: choose another --output.") from error
-            yield
+            _HELD.add(file)
+            try:
+                yield
+            finally:
+                _HELD.discard(file)
 
     def start(self, config: RunConfig) -> None:
         """Write config and environment of a new run. Raises InputRefused where the folder holds a run already."""
         if self.config.exists():
             raise InputRefused(f"{self.path} holds a run already: pass --resume to go on, or another --output.")
-        write_atomically(self.config, config_to_json(config).encode())
         write_atomically(self.environment, (json.dumps(describe_environment(), indent=2) + "\n").encode())
+        write_atomically(self.config, config_to_json(config).encode())  # last: it makes the folder a run
 
 
 def load_detector(run: Path, device: torch.device | None = None) -> tuple[RunConfig, Detector]:
@@ -81,9 +106,7 @@ def load_detector(run: Path, device: torch.device | None = None) -> tuple[RunCon
     if folder.weights.is_file():
         weights = folder.weights
     elif folder.checkpoints.is_dir():
-        checkpoint = last_checkpoint(folder.checkpoints)
-        refuse_damage(checkpoint)
-        weights = checkpoint / "weights.safetensors"
+        weights = newest_checkpoint(folder.checkpoints) / "weights.safetensors"
     else:
         raise InputRefused(f"{run} holds neither weights.safetensors nor a checkpoint: train it first.")
     detector = Detector(_without_pretrained_weights(config.detector))

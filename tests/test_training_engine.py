@@ -1,0 +1,223 @@
+"""Schedules, precisions and recomputed activations: against torch's own, and against the step as it is without."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import OneCycleLR
+
+from datasets.samples.batch import Batch, PointBatch
+from datasets.samples.sample import MAP_CLASSES
+from perception.detector import Detector
+from perception.fusion.late import LateFusionConfig
+from perception.heads.quality import QualityConfig
+from perception.heads.query_head import QueryHeadConfig
+from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.segmentation import SegmentationConfig
+from tests.random_batch import random_batch
+from tests.small_run import small_config, small_detector
+from tools.training.activations import recompute_activations
+from tools.training.config import Precision, TrainingConfig
+from tools.training.optimizer import make_optimizer
+from tools.training.processes import Processes
+from tools.training.schedule import learning_rate_at, momentum_at, set_rates
+from tools.training.step import LossOfBatch, StepResult, put_scale_back, scale_of, seed_step, training_step
+
+ALONE = Processes(1, 0, torch.device("cpu"))
+BATCH = random_batch(2, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("total", [10, 57, 400])
+@pytest.mark.parametrize("rising", [0.3, 0.4])
+def test_one_cycle_is_torchs(total: int, rising: float) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0, betas=(0.9, 0.99))
+    theirs = OneCycleLR(
+        optimizer, 0.02, total_steps=total, pct_start=rising, div_factor=10.0, final_div_factor=1e4,
+        base_momentum=0.85, max_momentum=0.95,
+    )  # fmt: skip
+    for step in range(total):
+        group = optimizer.param_groups[0]
+        assert learning_rate_at(step, total, 0.02, rising, "one_cycle") == pytest.approx(group["lr"], rel=1e-9)
+        assert momentum_at(step, total, rising, "one_cycle") == pytest.approx(group["betas"][0], rel=1e-9)
+        optimizer.step()
+        if step + 1 < total:
+            theirs.step()
+    assert momentum_at(3, total, rising, "cosine") is None
+
+
+def test_one_cycle_of_very_few_steps() -> None:
+    for total in (1, 2, 3):
+        rates = [learning_rate_at(step, total, 1.0, 0.4, "one_cycle") for step in range(total)]
+        assert all(0 < rate <= 1 for rate in rates)
+        assert total == 3 or max(rates) == 1.0
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd"])
+def test_momentum_reaches_every_optimiser(name: str) -> None:
+    training = replace(small_config(1).training, optimizer=name)
+    optimizer = make_optimizer(Detector(small_detector()), training)
+    set_rates(optimizer, 0.5, 0.87)
+    for group in optimizer.param_groups:
+        assert group["lr"] == 0.5
+        assert group["momentum" if name == "sgd" or group["matrix"] else "betas"] in (
+            0.87,
+            (0.87, group.get("betas", (0, 0))[1]),
+        )
+
+
+def test_the_rate_is_scaled_by_the_batch_of_a_step_and_said() -> None:
+    training = TrainingConfig(2, 4e-4, 32, epochs=1.0, accumulate=4)
+    assert training.effective_batch(4) == 32
+    assert training.peak_learning_rate(4) == pytest.approx(4e-4)
+    assert training.peak_learning_rate(1) == pytest.approx(2e-4)  # Adam's: a quarter of the batch, half the rate
+    assert replace(training, optimizer="sgd").peak_learning_rate(1) == pytest.approx(1e-4)
+    assert training.total_steps(samples=100, processes=1) == 13
+    assert training.learning_rate_text(2) == (
+        "learning rate 0.0004 for batches of 32, scaled by the square root to 0.000282843 for 16 = 2 samples "
+        "x 4 accumulated x 2 processes; adamw, cosine, fp32"
+    )
+
+
+def step_of(detector: Detector, precision: Precision, broken: bool = False) -> tuple[StepResult, list[torch.Tensor]]:
+    """A step's result and the gradients that were left."""
+    config = small_config(1).training
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if precision == "fp16" else None
+    model = LossOfBatch(detector, precision)
+    hook = next(detector.parameters()).register_hook(lambda gradient: gradient * torch.inf) if broken else None
+    result = training_step(
+        model,
+        make_optimizer(detector, config),
+        [BATCH],
+        config,
+        learning_rate=0.0,
+        generator=seed_step(0, 0, 0),
+        processes=ALONE,
+        scaler=scaler,
+    )
+    if hook is not None:
+        hook.remove()
+        if scaler is not None:
+            assert scale_of(scaler) == {"loss_scale": 512.0, "loss_scale_steps": 0}
+    elif scaler is not None:
+        assert scale_of(scaler) == {"loss_scale": 1024.0, "loss_scale_steps": 1}
+    return result, [p.grad.clone() for p in detector.parameters() if p.grad is not None]
+
+
+def seeded() -> Detector:
+    torch.manual_seed(3)
+    return Detector(small_detector()).train()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_full_precision(precision: Precision) -> None:
+    full, exact = step_of(seeded(), "fp32")
+    half, rounded = step_of(seeded(), precision)
+    assert half.finite
+    assert half.loss == pytest.approx(full.loss, rel=0.03)
+    assert half.loss != full.loss
+    assert len(exact) == len(rounded)
+    assert all(gradient.dtype == torch.float32 for gradient in rounded)
+    whole, near = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (exact, rounded))
+    assert torch.nn.functional.cosine_similarity(whole, near, dim=0) > {"bf16": 0.93, "fp16": 0.99}[precision]
+
+
+def test_a_gradient_too_large_for_fp16_lowers_the_scale() -> None:
+    result, gradients = step_of(seeded(), "fp16", broken=True)
+    assert not result.finite
+    assert gradients == []
+    scaler = torch.amp.GradScaler("cpu")
+    put_scale_back(scaler, 512.0, 7)
+    assert scale_of(scaler) == {"loss_scale": 512.0, "loss_scale_steps": 7}
+
+
+def test_losses_are_float32_in_any_precision() -> None:
+    seen: list[torch.dtype] = []
+    detector = seeded()
+    layer = detector.head.regress[0]
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    inside = []
+    detector.camera.neck.register_forward_hook(lambda module, inputs, output: inside.append(output.dtype))
+    assert LossOfBatch(detector, "bf16")(BATCH).total.dtype == torch.float32
+    assert seen == [torch.float32]
+    conv = detector.camera.backbone.out
+    conv.register_forward_hook(lambda module, inputs, output: inside.append(output.dtype))
+    LossOfBatch(detector, "bf16")(BATCH)
+    assert inside[-1] == torch.bfloat16 or torch.bfloat16 in inside
+
+
+def test_recomputed_activations_give_the_same_gradients_and_statistics() -> None:
+    kept, again = seeded(), seeded()
+    recompute_activations(again)
+    names = list(again.state_dict())
+    assert names == list(kept.state_dict())
+    calls = []
+    again.camera.backbone.resnet.register_forward_hook(lambda module, inputs, output: calls.append(1))
+    (first, expected), (second, found) = step_of(kept, "fp32"), step_of(again, "fp32")
+    assert len(calls) == 2
+    assert first == second
+    assert all(a.equal(b) for a, b in zip(expected, found, strict=True))
+    # Batch norms have seen the batch once.
+    assert all(a.equal(b) for a, b in zip(kept.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+QUERIES = QueryHeadConfig(channels=8, hidden=16, queries=5, heads=2, feedforward=16, quality=QualityConfig())
+DETECTORS = {
+    "center, depth, map": replace(
+        small_detector(), depth=DepthTaskConfig(max_age=0.5), segmentation=SegmentationConfig(8, 1, dice_weight=0.0)
+    ),
+    "queries": replace(small_detector(), head=QUERIES),
+    "queries of each sensor": replace(small_detector(), head=QUERIES, fusion=LateFusionConfig()),
+}
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_the_mean_loss_of_parts_is_the_loss_of_the_whole_batch(kind: str) -> None:
+    torch.manual_seed(1)
+    config = DETECTORS[kind]
+    detector = Detector(config).eval()  # batch norms by their statistics
+    generator = torch.Generator().manual_seed(4)
+    parts = [random_batch(1, generator, boxes=count) for count in (1, 9, 0)]
+    if config.segmentation is not None:
+        masks = [torch.rand(1, len(MAP_CLASSES), *config.grid.shape, generator=generator) > 0.5 for _ in parts]
+        known = [torch.rand(1, *config.grid.shape, generator=generator) > share for share in (0.1, 0.5, 0.9)]
+        parts = [replace(p, map_masks=m, map_known=k) for p, m, k in zip(parts, masks, known, strict=True)]
+    parts[1] = parts[1].without("radar")
+    parts[2] = parts[2].without("lidar")
+    whole = together(parts)
+    counts = [detector.loss_counts(part) for part in parts]
+    assert all(one.keys() == counts[0].keys() for one in counts)
+    mean = {name: sum(one[name] for one in counts) / len(parts) for name in counts[0]}
+    of_whole = detector.loss_counts(whole)
+    assert {name: float(count) for name, count in of_whole.items()} == pytest.approx(
+        {name: 3 * float(count) for name, count in mean.items()}
+    )
+    expected = detector.losses(detector(whole), whole).total.detach()
+    found = sum(detector.losses(detector(part), part, counts=mean).total.detach() for part in parts) / len(parts)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    # Without them it is another loss: parts with few objects would count as much as those with many.
+    assert float(sum(detector.losses(detector(p), p).total.detach() for p in parts) / len(parts)) != pytest.approx(
+        float(expected), rel=1e-2
+    )
+
+
+def together(parts: list[Batch]) -> Batch:
+    def cloud(name: str) -> PointBatch:
+        return PointBatch.of([getattr(part, name).points for part in parts])
+
+    def stacked(name: str) -> torch.Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    tensors = {
+        field.name: stacked(field.name)
+        for field in fields(Batch)
+        if field.name not in ("tokens", "scene_names", "lidar", "radar", "boxes", "previous")
+    }
+    return Batch(
+        tokens=tuple(token for part in parts for token in part.tokens),
+        scene_names=tuple(name for part in parts for name in part.scene_names),
+        lidar=cloud("lidar"),
+        radar=cloud("radar"),
+        boxes=tuple(boxes for part in parts for boxes in part.boxes or ()),
+        **tensors,
+    )

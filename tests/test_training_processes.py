@@ -1,0 +1,168 @@
+"""Several processes, and several batches for one step, train as one process with one large batch does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from perception.fusion.late import LateFusionConfig
+from perception.heads.query_head import QueryHeadConfig
+from perception.tasks.depth import DepthTaskConfig
+from tests.forked_processes import run_in_processes
+from tests.small_run import small_config
+from tools.__main__ import main
+from tools.exit_codes import ExitCode
+from tools.run_config import RunConfig, write_config
+from tools.train import TrainArguments, train
+from tools.training.checkpoint import checkpoints
+
+STEPS = 3
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def without_batch_statistics(config: RunConfig) -> RunConfig:
+    """Batch norms of the camera backbone keep their statistics: those of a part of a batch are not those of all."""
+    camera = config.detector.camera
+    assert camera is not None
+    frozen = replace(camera, backbone=replace(camera.backbone, frozen_norms=True))
+    return replace(config, detector=replace(config.detector, camera=frozen))
+
+
+def config_of(batch_size: int, accumulate: int) -> RunConfig:
+    config = without_batch_statistics(small_config(STEPS))
+    return replace(
+        config, training=replace(config.training, batch_size=batch_size, accumulate=accumulate, reference_batch_size=4)
+    )
+
+
+HEADS: dict[str, Callable[[RunConfig], RunConfig]] = {
+    "center head": lambda config: config,
+    "query heads of each sensor, depth": lambda config: replace(
+        config,
+        detector=replace(
+            config.detector,
+            fusion=LateFusionConfig(),
+            head=QueryHeadConfig(channels=8, hidden=16, queries=20, heads=2, feedforward=16),
+            depth=DepthTaskConfig(max_age=0.5),
+        ),
+        training=replace(config.training, optimizer="sgd", learning_rate=1e-3),
+    ),
+}
+
+
+def run_of(root: Path, output: Path, config: RunConfig, processes: int = 1) -> Path:
+    write_config(output.with_suffix(".json"), config)
+    given = TrainArguments(str(output.with_suffix(".json")), root, output=output, device="cpu", threads=1)
+    if processes == 1:
+        return train(given)
+    assert run_in_processes(processes, lambda: train(given)) == [0] * processes
+    return output
+
+
+def numbers(run: Path, name: str) -> torch.Tensor:
+    return torch.tensor([json.loads(line)[name] for line in (run / "metrics.jsonl").read_text().splitlines()])
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if "query" in kind else kind for kind in HEADS]
+)
+def test_processes_and_accumulation_give_the_run_of_the_large_batch(
+    nuscenes_root: Path, tmp_path: Path, kind: str
+) -> None:
+    whole = run_of(nuscenes_root, tmp_path / "whole", HEADS[kind](config_of(4, 1)))
+    parts = {
+        "accumulated": run_of(nuscenes_root, tmp_path / "accumulated", HEADS[kind](config_of(1, 4))),
+        "processes": run_of(nuscenes_root, tmp_path / "processes", HEADS[kind](config_of(1, 2)), processes=2),
+    }
+    for name, run in parts.items():
+        for column in ("loss", "gradient_norm", "learning_rate"):
+            difference = (numbers(run, column) / numbers(whole, column) - 1).abs().max()
+            assert difference < 1e-5, (name, column)
+    if kind != "center head":  # Adam makes much of what rounding leaves of a gradient that is 0
+        weights, of_processes = (load_file(run / "weights.safetensors") for run in (whole, parts["processes"]))
+        assert max(float((weights[name] - of_processes[name]).abs().max()) for name in weights) < 1e-6
+
+
+def test_steps_without_finite_numbers_are_skipped_in_all_processes(nuscenes_root: Path, tmp_path: Path) -> None:
+    config = config_of(1, 2)
+    write_config(tmp_path / "c.json", replace(config, training=replace(config.training, steps=50, learning_rate=1e30)))
+    assert run_in_processes(2, lambda: command(nuscenes_root, tmp_path)) == [ExitCode.DIVERGED] * 2
+    (said,) = {line for line in (tmp_path / "stderr 1").read_text().splitlines() if "Training diverged" in line}
+    assert "no finite loss or gradient in 3 steps in a row" in said
+    (checkpoint,) = checkpoints(tmp_path / "run" / "checkpoints")
+    assert all(bool(tensor.isfinite().all()) for tensor in load_file(checkpoint / "raw_weights.safetensors").values())
+
+
+def test_where_one_process_dies_the_others_end_with_one_sentence(nuscenes_root: Path, tmp_path: Path) -> None:
+    write_config(tmp_path / "c.json", small_config(1_000_000))
+
+    def work() -> None:
+        if os.environ["RANK"] == "1":
+            signal.signal(signal.SIGPROF, lambda number, frame: os.kill(os.getpid(), signal.SIGKILL))
+            signal.setitimer(signal.ITIMER_PROF, 2.0)
+        command(nuscenes_root, tmp_path)
+
+    assert run_in_processes(2, work) == [ExitCode.FAILED, -signal.SIGKILL]
+    said = (tmp_path / "stderr 0").read_text()
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("bevel: Another training process died")
+
+
+def command(root: Path, folder: Path) -> None:
+    """The real command, its errors in a file of each rank."""
+    file = os.open(folder / f"stderr {os.environ['RANK']}", os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 2)
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115 (pytest's own does not write to 2)
+    words = ["train", str(folder / "c.json"), "--data-root", str(root), "--output", str(folder / "run")]
+    os._exit(main([*words, "--device", "cpu", "--threads", "1"]))
+
+
+# The first process is stopped just before the checkpoint of step 10 gets its name, the first time it comes there.
+_FAULTY = """
+import os, signal, sys
+if os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and "FAULT" in os.environ:
+    def watch(event, arguments):
+        if event == "os.rename" and str(arguments[1]).endswith("step_00000010"):
+            os.kill(os.getpid(), getattr(signal, os.environ["FAULT"]))
+    sys.addaudithook(watch)
+from tools.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def torchrun(root: Path, folder: Path, name: str, restarts: int, **environment: str) -> int:
+    (folder / "train.py").write_text(_FAULTY)
+    words = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", f"--max-restarts={restarts}"]
+    words += [str(folder / "train.py"), "train", str(folder / "c.json"), "--data-root", str(root)]
+    words += ["--output", str(folder / name), "--device", "cpu", "--threads", "1"]
+    kept = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *words], env=kept | environment, timeout=280).returncode
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_killed_training_and_it_ends_in_the_same_bits(nuscenes_root: Path, tmp_path: Path) -> None:
+    write_config(tmp_path / "c.json", small_config(12, checkpoint_interval=5))
+    assert torchrun(nuscenes_root, tmp_path, "whole", 0) == 0
+    assert torchrun(nuscenes_root, tmp_path, "killed", 1, FAULT="SIGKILL") == 0
+    assert "from step 5\n" in (tmp_path / "killed" / "train.log").read_text()
+    whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
+    assert all(whole[name].equal(killed[name]) for name in whole)
+    assert numbers(tmp_path / "whole", "loss").equal(numbers(tmp_path / "killed", "loss"))
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_ends_the_training(nuscenes_root: Path, tmp_path: Path) -> None:
+    config = small_config(1_000_000, checkpoint_interval=5)
+    write_config(tmp_path / "c.json", replace(config, training=replace(config.training, process_timeout=10.0)))
+    began = time.monotonic()
+    assert torchrun(nuscenes_root, tmp_path, "run", 0, FAULT="SIGSTOP") == ExitCode.FAILED
+    assert time.monotonic() - began < 150  # after the timeout torchrun waits 30 s for what stands still
