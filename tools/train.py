@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from datasets.samples.fusion_dataset import FusionDataset
 from datasets.samples.map_raster import MapTargets
 from perception.fusion.build import FusionKind, fusion_config
 from perception.temporal import TemporalConfig
+from perception.weights import load_parts
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
 from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
@@ -29,8 +31,9 @@ from tools.run_config import RunConfig, read_config
 from tools.training.held_out import refuse_held_out_objects
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
+from tools.training.network import network_of
 from tools.training.processes import Processes, join_processes
-from tools.training.run_folder import RunFolder
+from tools.training.run_folder import RunFolder, weights_of_run
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class TrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned, no sensor dropped."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|WEIGHTS.SAFETENSORS")] = None
+    """Start from the parts that this has (bevel pretrain: the sensor branches), not from random weights alone."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"
@@ -76,6 +81,8 @@ def train(arguments: TrainArguments) -> Path:
     Raises InputRefused for bad input, Interrupted after Ctrl-C (a checkpoint is saved), Diverged, CommandFailed, and
     with `strict` Degraded where sensors were missing.
     """
+    if arguments.init is not None and arguments.resume:
+        raise InputRefused("--init starts a run, and --resume goes on with what it has learnt: leave out one of them.")
     config = training_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
@@ -108,6 +115,7 @@ def train(arguments: TrainArguments) -> Path:
 def training_config(arguments: TrainArguments) -> RunConfig:
     """The preset or the config file, with what the command line changes."""
     config = preset_or_config(arguments.config)
+    config = replace(config, training=replace(config.training, objective="detection"))
     try:
         detector = config.detector
         fusion, temporal = detector.fusion, detector.temporal
@@ -183,26 +191,63 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
     if settings.augmentation is not None and settings.augmentation.paste is not None:
         database = Path(settings.augmentation.paste.database)
         refuse_held_out_objects(database, reader, split, arguments.val_split)
+    return train_in_folder(
+        config,
+        dataset,
+        split,
+        run,
+        processes,
+        init=None if arguments.init is None else weights_file(arguments.init),
+        resume=arguments.resume,
+        missing_sensors=arguments.missing_sensors,
+    )
+
+
+def train_in_folder(
+    config: RunConfig,
+    dataset: FusionDataset,
+    split: str,
+    run: RunFolder,
+    processes: Processes,
+    *,
+    init: Path | None = None,
+    resume: bool,
+    missing_sensors: MissingSensorsPolicy,
+) -> TrainingSummary:
+    """Train on the samples of a split, alone in the run's folder, and say there and on stdout what happens.
+
+    init: a weights file to start from. Raises as `train` does.
+    """
+    # Tried before there is a run that would have to be removed.
+    found = None if init is None else load_parts(network_of(config), init)
+    start = None if init is None else partial(load_parts, path=init)
     if not processes.first:
-        loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
-        return loop.run(missing_sensors=arguments.missing_sensors, log=_say_nothing)
+        loop = TrainingLoop(config, dataset, run, processes, resume=resume, start=start)
+        return loop.run(missing_sensors=missing_sensors, log=_say_nothing)
     with run.locked():
-        if arguments.resume:
+        if resume:
             refuse_other_config(run, config)
         else:
             run.start(config)
         with run.log.open("a") as file:
             log = _logger(file.write)
-            log(f"{'resuming' if arguments.resume else 'starting'}: {shlex.join(sys.argv)}")
-            loop = TrainingLoop(config, dataset, run, processes, resume=arguments.resume)
+            log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
+            loop = TrainingLoop(config, dataset, run, processes, resume=resume, start=start)
+            if found is not None and init is not None:
+                log(found.text(init))
             parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
             log(
                 f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
                 f"{processes.device}, from step {loop.state.step}"
             )
-            summary = loop.run(missing_sensors=arguments.missing_sensors, log=log)
+            summary = loop.run(missing_sensors=missing_sensors, log=log)
             log(summary_text(summary))
             return summary
+
+
+def weights_file(run_or_file: Path) -> Path:
+    """The weights of a run, or the file itself. Raises InputRefused for a folder that is no run."""
+    return weights_of_run(run_or_file) if run_or_file.is_dir() else run_or_file
 
 
 def refuse_other_config(run: RunFolder, config: RunConfig) -> None:

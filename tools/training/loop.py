@@ -17,7 +17,6 @@ from datasets.faults import InputRefused
 from datasets.samples.frame_classes import classes_of_frames
 from datasets.samples.fusion_dataset import FusionDataset
 from datasets.shards.reader import ShardReader
-from perception.detector import Detector
 from perception.weights import save_weights
 from tools.exit_codes import CommandFailed, Diverged
 from tools.missing_sensors import MissingSensors
@@ -34,6 +33,7 @@ from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
 from tools.training.metrics_log import MetricsLog
+from tools.training.network import Network, network_of
 from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder
@@ -67,8 +67,16 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: FusionDataset, run: RunFolder, processes: Processes, *, resume: bool
+        self,
+        config: RunConfig,
+        dataset: FusionDataset,
+        run: RunFolder,
+        processes: Processes,
+        *,
+        resume: bool,
+        start: Callable[[Network], object] | None = None,
     ) -> None:
+        """`start` puts weights into a new network before the first step; a resumed run has its own."""
         self._settings = config.training
         self._config_json = config_to_json(config)
         self._dataset = dataset
@@ -77,7 +85,9 @@ class TrainingLoop:
         self._order = order_of_samples(dataset, self._settings, processes.count)
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
-        self._detector = Detector(config.detector).to(processes.device)
+        self._detector = network_of(config).to(processes.device)
+        if start is not None and not resume:
+            start(self._detector)
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
         self._optimizer = make_optimizer(self._detector, self._settings)
         self._state = TrainingState(0, 0, 0, processes.count, fingerprint(dataset.tokens), self._order_fingerprint(0))
@@ -93,7 +103,7 @@ class TrainingLoop:
         self._missing = MissingSensors()
 
     @property
-    def detector(self) -> Detector:
+    def detector(self) -> Network:
         """The network with the averaged weights, in eval mode."""
         return self._average.network
 
@@ -190,7 +200,7 @@ class TrainingLoop:
         state, settings = self._state, self._settings
         for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
             self._missing.add(token, faults, impairments)
-        if loaded.batch.boxes is None:
+        if settings.objective == "detection" and loaded.batch.boxes is None:
             raise InputRefused(f"sample {loaded.unannotated[0]} has no annotations: train on a split that has some.")
         result = training_step(
             self._model,

@@ -8,23 +8,23 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from datasets.samples.batch import Batch
-from perception.detector import Detector
 from perception.losses import Losses
 from perception.modality_dropout import drop_modalities
 from tools.training.config import TrainingConfig
 from tools.training.muon import Muon, is_matrix
+from tools.training.network import Network
 from tools.training.processes import Processes
 
 
 class LossOfBatch(nn.Module):
-    """The detector and its losses as one module, because DistributedDataParallel watches a forward pass only."""
+    """The network and its losses as one module, because DistributedDataParallel watches a forward pass only."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Network) -> None:
         super().__init__()
         self.detector = detector
 
     def forward(self, batch: Batch) -> Losses:
-        """The losses of a batch that has annotations."""
+        """The losses of a batch, which has annotations where the network learns from them."""
         losses: Losses = self.detector.losses(self.detector(batch), batch)
         return losses
 
@@ -39,7 +39,7 @@ class StepResult:
     finite: bool
 
 
-def make_optimizer(detector: Detector, config: TrainingConfig) -> Optimizer:
+def make_optimizer(detector: Network, config: TrainingConfig) -> Optimizer:
     """The optimiser of the config. Biases, norms and other vectors are not decayed: pulling them to zero regularises
     nothing.
     """
