@@ -38,6 +38,7 @@ VERBS = (
     Verb("simulate", "SimulateArguments", "simulate", "write a synthetic dataset in nuScenes format"),
     Verb("train", "TrainArguments", "train", "train a preset or a config on a nuScenes dataset"),
     Verb("pretrain", "PretrainArguments", "pretrain", "train sensor branches from one another, without annotations"),
+    Verb("probe", "ProbeArguments", "probe", "what a linear layer reads in a run's sensor branches, frozen"),
     Verb("evaluate", "EvaluateArguments", "evaluate", "mAP, NDS and the five errors of a run or of a results file"),
     Verb("compare", "CompareArguments", "compare", "two runs or results files: what differs, and is it more than luck"),
     Verb("verify-nds", "VerifyNdsArguments", "verify_nds", "does a published NDS follow from its columns"),
