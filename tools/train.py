@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -14,16 +14,14 @@ from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.truth import load_truth
-from datasets.nuscenes.map_masks import MapMasks
 from datasets.nuscenes.reader import NuScenesReader
-from datasets.reader import LogReader
 from datasets.samples.fusion_dataset import FusionDataset
-from datasets.samples.map_raster import MapTargets
 from perception.fusion.build import FusionKind, fusion_config
 from perception.temporal import TemporalConfig
 from perception.weights import load_parts
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
+from tools.map_scores import map_targets
 from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
 from tools.presets import preset_or_config
 from tools.progress import duration_text
@@ -157,19 +155,6 @@ def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
     return shlex.join([*words, *flags, "--resume"])
 
 
-def _maps(config: RunConfig, reader: LogReader, tokens: Sequence[str]) -> MapTargets | None:
-    """The map of these frames where it is to be learnt. Raises InputRefused where the dataset has none."""
-    if config.detector.segmentation is None:
-        return None
-    if not isinstance(reader, NuScenesReader):
-        raise InputRefused(
-            "map segmentation needs nuScenes' map masks, and shards hold none: train from the nuScenes dataroot, or "
-            "take `segmentation` out of the config."
-        )
-    scenes = {reader.scene_names[reader.index.find(token)[0]] for token in tokens}
-    return MapTargets(MapMasks(reader.root, reader.version, scenes), config.detector.grid.centers())
-
-
 def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
     settings = config.training
     if arguments.val_split is not None:
@@ -183,7 +168,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         config.sample,
         augmentation=settings.augmentation,
         seed=settings.seed,
-        maps=_maps(config, reader, tokens),
+        maps=map_targets(config.detector, reader, tokens),
         earlier_frames=config.detector.earlier_frames,
     )
     if arguments.val_split is not None and isinstance(reader, NuScenesReader):  # now, not after hours of training
