@@ -29,7 +29,7 @@ def object_cells(boxes: Boxes3D, grid: BevGrid) -> Bool[Tensor, "L Y X"]:
     # All in one plane: only x and y matter.
     on_ground = replace(boxes, centers=boxes.centers * boxes.centers.new_tensor([1.0, 1.0, 0.0]))
     inside = on_ground.points_inside(middles)
-    for label in boxes.labels.unique().tolist():
+    for label in sorted(set(boxes.labels.tolist())):
         out[label] = inside[boxes.labels == label].any(dim=0)
     column, row = grid.cells(boxes.centers[:, :2]).floor().long().unbind(1)
     there = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)

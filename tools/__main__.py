@@ -48,6 +48,7 @@ VERBS = (
     Verb("track", "TrackArguments", "track", "tracks of a file of detections as a nuScenes results file"),
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
+    Verb("export", "ExportArguments", "export", "the dense part of a run's detector as ONNX, if onnxruntime agrees"),
     Verb("bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data, evaluate, train"),
     Verb(
         "statistics",
