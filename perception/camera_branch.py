@@ -1,15 +1,20 @@
 """From camera images to a BEV map."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
+from datasets.samples.batch import PointBatch
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
-from perception.view_transform import LiftSplat, LiftSplatConfig
+from perception.image_features import ImageFeatures
+from perception.lidar_depth import nearest_depths
+from perception.view_transform.build import ViewConfig, build_view
+from perception.view_transform.lift_splat import LiftSplatConfig
+from perception.view_transform.view_transform import ViewTransform
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class CameraConfig:
     """The image backbone, the way to the BEV grid with `width` channels, the dense neck there."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    lift_splat: LiftSplatConfig = field(default_factory=LiftSplatConfig)
+    view: ViewConfig = field(default_factory=LiftSplatConfig)
     width: int = 80
     neck: BevNeckConfig = field(default_factory=lambda: BevNeckConfig((80, 160), (2, 4)))
 
@@ -25,21 +30,10 @@ class CameraConfig:
         if self.width < 1:
             raise ValueError(f"width must be at least 1, not {self.width}")
 
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """Features of the K cameras that are there. Feature (v, u) is of the pixel (v, u) * stride of its picture.
-
-    sample_index (K): whose each camera is. image_size: (H, W) of the pictures.
-    """
-
-    features: Float[Tensor, "K F V U"]
-    intrinsics: Float32[Tensor, "K 3 3"]
-    ego_from_cam: Float32[Tensor, "K 4 4"]
-    sample_index: Int64[Tensor, "K"]
-    batch_size: int
-    image_size: tuple[int, int]
-    stride: int
+    @property
+    def uses_lidar(self) -> bool:
+        """Whether the way to the BEV grid looks at LiDAR points, where there are any."""
+        return isinstance(self.view, LiftSplatConfig) and self.view.lidar_depth
 
 
 class CameraBranch(nn.Module):
@@ -47,12 +41,18 @@ class CameraBranch(nn.Module):
 
     def __init__(self, config: CameraConfig, grid: BevGrid, channels: int) -> None:
         super().__init__()
-        self.grid, self.channels = grid, channels
+        self.config, self.grid, self.channels = config, grid, channels
         self.backbone = ImageBackbone(config.backbone)
-        self.lift_splat = LiftSplat(
-            config.lift_splat, grid, config.backbone.channels, config.width, config.backbone.stride
-        )
+        # Under the name of its kind: so are its weights called.
+        self._view = config.view.kind
+        self.add_module(self._view, build_view(config.view, grid, config.backbone.channels, config.width))
         self.neck = BevNeck(config.neck, config.width, channels)
+
+    @property
+    def view(self) -> ViewTransform:
+        """The way from the pictures to the BEV grid."""
+        view: ViewTransform = getattr(self, self._view)
+        return view
 
     def forward(
         self,
@@ -60,12 +60,13 @@ class CameraBranch(nn.Module):
         intrinsics: Float32[Tensor, "B N 3 3"],
         ego_from_cam: Float32[Tensor, "B N 4 4"],
         camera_available: Bool[Tensor, "B N"],
+        lidar: PointBatch | None = None,
     ) -> Float[Tensor, "B C Y X"]:
         """The cameras' BEV map. What stands in the pixels of an unavailable camera plays no part."""
         if not camera_available.any():
             rows, columns = self.grid.shape
             return torch.zeros(len(images), self.channels, rows, columns, device=images.device)
-        return self.bev(self.image_features(images, intrinsics, ego_from_cam, camera_available))
+        return self.bev(self.image_features(images, intrinsics, ego_from_cam, camera_available, lidar))
 
     def image_features(
         self,
@@ -73,10 +74,14 @@ class CameraBranch(nn.Module):
         intrinsics: Float32[Tensor, "B N 3 3"],
         ego_from_cam: Float32[Tensor, "B N 4 4"],
         camera_available: Bool[Tensor, "B N"],
+        lidar: PointBatch | None = None,
     ) -> ImageFeatures:
-        """The first half of the way: the features of the available cameras, of which there must be one."""
+        """The first half of the way: the features of the available cameras, of which there must be one.
+
+        lidar: the points (ego) of the samples that have a LiDAR, of use to a `lift_splat` that asks for their depth.
+        """
         sample, camera = torch.nonzero(camera_available, as_tuple=True)
-        return ImageFeatures(
+        features = ImageFeatures(
             # Only these reach the backbone: a black picture would also shift the statistics of its batch norms.
             features=self.backbone(images[sample, camera]),
             intrinsics=intrinsics[sample, camera],
@@ -86,12 +91,15 @@ class CameraBranch(nn.Module):
             image_size=(images.shape[3], images.shape[4]),
             stride=self.backbone.stride,
         )
+        if lidar is None or not self.config.uses_lidar:
+            return features
+        nearest = nearest_depths(
+            lidar, features.intrinsics, features.ego_from_cam, sample, features.size, features.stride
+        )
+        return replace(features, lidar_depth=torch.where(nearest.isfinite(), nearest, 0.0).float())
 
     def bev(self, images: ImageFeatures) -> Float[Tensor, "B C Y X"]:
         """The second half: from the images' features to the BEV map."""
-        lifted = self.lift_splat(
-            images.features, images.intrinsics, images.ego_from_cam, images.sample_index, images.batch_size
-        )
-        bev: Tensor = self.neck(lifted)
+        bev: Tensor = self.neck(self.view(images))
         seen = bev.new_zeros(images.batch_size).index_fill(0, images.sample_index, 1.0)
         return bev * seen[:, None, None, None]

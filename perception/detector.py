@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import Batch, Modality, PointBatch
-from perception.camera_branch import CameraBranch, CameraConfig, ImageFeatures
+from perception.camera_branch import CameraBranch, CameraConfig
 from perception.cross_modal.alignment import CrossModalAlignment, CrossModalConfig
 from perception.cross_modal.places import seen_cells
 from perception.fusion.attention import AttentionFusionConfig
@@ -21,6 +21,7 @@ from perception.fusion.transformer import FusionTransformerConfig
 from perception.grid import BevGrid
 from perception.heads.build import HeadConfig, HeadOutputs, build_head
 from perception.heads.detection_head import DetectionHead
+from perception.image_features import ImageFeatures
 from perception.lidar_branch import LidarBranch, LidarConfig
 from perception.losses import Losses
 from perception.pose_encoder import PoseConfig, PoseEncoder
@@ -29,6 +30,7 @@ from perception.tasks.depth import DepthTaskConfig, depth_loss, depth_targets
 from perception.tasks.segmentation import SegmentationConfig, SegmentationHead
 from perception.tasks.task_weights import Task, TaskWeights, TaskWeightsConfig
 from perception.temporal import FrameBevs, TemporalConfig, TemporalFusion, along_stream
+from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ class DetectorConfig:
             raise ValueError(f"channels must be at least 1, not {self.channels}")
         if self.depth is not None and (self.camera is None or self.lidar is None):
             raise ValueError("depth is learnt by the camera branch from LiDAR points: it needs both branches")
+        if self.depth is not None and self.camera is not None and not isinstance(self.camera.view, LiftSplatConfig):
+            raise ValueError(
+                f"depth is learnt by the lift_splat view transform, and the camera's is {self.camera.view.kind}: "
+                "take lift_splat, or leave depth out"
+            )
+        if self.camera is not None and self.camera.uses_lidar and self.lidar is None:
+            raise ValueError(
+                "the camera's lidar_depth needs LiDAR points, and samples have them with a lidar branch only"
+            )
         if self.cross_modal is not None and len(self.sensors) < 2:
             raise ValueError("cross_modal compares the BEVs of sensors: it needs two of camera, lidar and radar")
         match self.fusion:
@@ -219,7 +230,7 @@ class Detector(nn.Module):
         images = None
         if self.camera is not None and camera:
             images = self.camera.image_features(
-                batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available
+                batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available, batch.lidar
             )
             bevs[0] = self.camera.bev(images)
         clouds = [batch.lidar, batch.radar]
@@ -290,20 +301,20 @@ class Detector(nn.Module):
 
     def _depth_losses(self, config: DepthTaskConfig, predictions: Predictions, batch: Batch) -> Losses:
         images = predictions.images
-        if self.camera is None or images is None:  # no picture in the whole batch
+        lift_splat = None if self.camera is None else self.camera.view
+        if not isinstance(lift_splat, LiftSplat) or images is None:  # no picture in the whole batch
             return Losses.of({"bins": predictions.bev.new_zeros(())})
-        lift_splat = self.camera.lift_splat
         targets = depth_targets(
             _points_of(batch.lidar, batch.lidar_available),
             images.intrinsics,
             images.ego_from_cam,
             images.sample_index,
-            (images.features.shape[2], images.features.shape[3]),
+            images.size,
             images.stride,
             lift_splat.config,
             config.max_age,
         )
-        return depth_loss(lift_splat.depth_logits(images.features), targets)
+        return depth_loss(lift_splat.depth_logits(images), targets)
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:

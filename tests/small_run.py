@@ -11,7 +11,7 @@ from perception.heads.center_head import CenterHeadConfig
 from perception.lidar_branch import LidarConfig, PillarEncoderConfig
 from perception.pose_encoder import PoseConfig
 from perception.radar_branch import RadarConfig
-from perception.view_transform import LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 from tools.run_config import RunConfig
 from tools.training.config import TrainingConfig
 

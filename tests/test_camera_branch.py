@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeckConfig
 from perception.camera_branch import CameraBranch, CameraConfig
 from perception.grid import BevGrid
-from perception.view_transform import LiftSplat, LiftSplatConfig, splat
+from perception.image_features import ImageFeatures
+from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
+from perception.view_transform.splat import SplatPlan, splat
 
 GRID = BevGrid((-12.8, 12.8), (-6.4, 6.4), 0.8)
 BACKBONE = BackboneConfig("basic", 8, (8, 8, 12, 12), (1, 1, 1, 1), 16, 8)
-CONFIG = CameraConfig(BACKBONE, LiftSplatConfig((1.0, 13.0), 12), 8, BevNeckConfig((8, 8), (1, 1)))
+BINS = LiftSplatConfig(depth_range=(1.0, 13.0), depth_bins=12)
+CONFIG = CameraConfig(BACKBONE, BINS, 8, BevNeckConfig((8, 8), (1, 1)))
 
 
 def _ego_from_cam(yaw: float) -> Tensor:
@@ -38,6 +42,13 @@ def _views(batch_size: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, 
     intrinsics = torch.tensor([[60.0, 0.0, 47.5], [0.0, 60.0, 31.5], [0.0, 0.0, 1.0]]).expand(batch_size, 3, 3, 3)
     ego_from_cam = torch.stack([_ego_from_cam(yaw) for yaw in (0.0, 2.1, -2.1)]).expand(batch_size, 3, 4, 4)
     return images, intrinsics.contiguous(), ego_from_cam.contiguous(), torch.ones(batch_size, 3, dtype=torch.bool)
+
+
+def _images(size: tuple[int, int], intrinsics: Tensor, ego_from_cam: Tensor) -> ImageFeatures:
+    """Cameras of one sample, with features of zeros at stride 16."""
+    count = len(intrinsics)
+    owner = torch.zeros(count, dtype=torch.int64)
+    return ImageFeatures(torch.zeros(count, 4, *size), intrinsics, ego_from_cam, owner, 1, (0, 0), 16)
 
 
 def _branch() -> CameraBranch:
@@ -89,8 +100,8 @@ def test_no_camera_at_all() -> None:
 
 
 def test_a_broken_calibration_lights_nothing_and_raises_nothing() -> None:
-    lift_splat = LiftSplat(CONFIG.lift_splat, GRID, 4, 3, 16)
-    cells = lift_splat.cells((2, 3), torch.eye(3)[None], torch.full((1, 4, 4), math.nan), torch.zeros(1).long())
+    lift_splat = LiftSplat(BINS, GRID, 4, 3)
+    cells = lift_splat.cells(_images((2, 3), torch.eye(3)[None], torch.full((1, 4, 4), math.nan)))
     assert (cells == -1).all()
 
 
@@ -104,6 +115,10 @@ def _splat_by_loops(depth: Tensor, context: Tensor, cells: Tensor, cell_count: i
     return torch.stack(rows)
 
 
+def _splat(depth: Tensor, context: Tensor, cells: Tensor, cell_count: int) -> Tensor:
+    return splat(depth, context, SplatPlan.of(cells.int(), cell_count))
+
+
 def test_pooling_equals_loops_forward_and_backward() -> None:
     generator = torch.Generator().manual_seed(0)
     depth = torch.rand(20, 5, generator=generator, dtype=torch.float64)
@@ -112,7 +127,7 @@ def test_pooling_equals_loops_forward_and_backward() -> None:
     cells = torch.randint(-1, 6, (20, 5), generator=generator)
     weights = torch.randn(8, 3, generator=generator, dtype=torch.float64)
     results = []
-    for pool in (splat, _splat_by_loops):
+    for pool in (_splat, _splat_by_loops):
         depth_in, context_in = depth.clone().requires_grad_(), context.clone().requires_grad_()
         out = pool(depth_in, context_in, cells, 8)
         (out * weights).sum().backward()
@@ -126,12 +141,12 @@ def test_pooling_passes_gradcheck() -> None:
     depth = torch.rand(6, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     context = torch.randn(6, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     cells = torch.randint(-1, 5, (6, 4), generator=generator)
-    assert torch.autograd.gradcheck(lambda d, c: splat(d, c, cells, 5), (depth, context))
+    assert torch.autograd.gradcheck(lambda d, c: _splat(d, c, cells, 5), (depth, context))
 
 
 def test_pooling_where_nothing_falls_on_the_grid() -> None:
     depth, context = torch.rand(3, 2, requires_grad=True), torch.rand(3, 4, requires_grad=True)
-    out = splat(depth, context, torch.full((3, 2), -1), 5)
+    out = _splat(depth, context, torch.full((3, 2), -1), 5)
     out.sum().backward()
     assert out.shape == (5, 4)
     assert not out.any()
@@ -140,10 +155,10 @@ def test_pooling_where_nothing_falls_on_the_grid() -> None:
 
 
 def test_a_pixel_with_a_known_depth_lands_where_the_projection_says() -> None:
-    config, stride = LiftSplatConfig((1.0, 13.0), 12), 16
-    lift_splat = LiftSplat(config, GRID, 4, 3, stride)
+    config, stride = BINS, 16
+    lift_splat = LiftSplat(config, GRID, 4, 3)
     _, intrinsics, ego_from_cam, _ = _views(1)
-    cells = lift_splat.cells((4, 6), intrinsics[0], ego_from_cam[0], torch.zeros(3, dtype=torch.int64))
+    cells = lift_splat.cells(_images((4, 6), intrinsics[0], ego_from_cam[0]))
     rows, columns = GRID.shape
     hits = 0
     for camera in range(3):
@@ -174,10 +189,10 @@ def _check_points_against_cells(
 
     Within what a feature pixel and a depth bin cover. Returns how many points were compared.
     """
-    (height, width), stride, config = image_size, 16, LiftSplatConfig((1.0, 57.0), 112)
-    lift_splat = LiftSplat(config, grid, 4, 3, stride)
+    (height, width), stride, config = image_size, 16, LiftSplatConfig(depth_range=(1.0, 57.0), depth_bins=112)
+    lift_splat = LiftSplat(config, grid, 4, 3)
     sizes = (height // stride, width // stride)
-    cells = lift_splat.cells(sizes, intrinsics, ego_from_cam, torch.zeros(len(intrinsics), dtype=torch.int64))
+    cells = lift_splat.cells(_images(sizes, intrinsics, ego_from_cam))
     centers = grid.centers().view(-1, 2)
     compared = 0
     for camera in range(len(intrinsics)):
@@ -218,9 +233,9 @@ def test_real_points_land_in_the_cell_of_their_pixel_and_depth(real_data: Path) 
 
 
 def test_the_front_camera_lights_cells_ahead_and_a_left_pixel_lights_the_left() -> None:
-    lift_splat = LiftSplat(CONFIG.lift_splat, GRID, 4, 3, 16)
+    lift_splat = LiftSplat(BINS, GRID, 4, 3)
     _, intrinsics, ego_from_cam, _ = _views(1)
-    cells = lift_splat.cells((4, 6), intrinsics[0, :1], ego_from_cam[0, :1], torch.zeros(1, dtype=torch.int64))[0]
+    cells = lift_splat.cells(_images((4, 6), intrinsics[0, :1], ego_from_cam[0, :1]))[0]
     left, right = cells[2, 0][cells[2, 0] >= 0], cells[2, 5][cells[2, 5] >= 0]
     assert len(left)
     assert len(right)
@@ -232,15 +247,15 @@ def test_the_front_camera_lights_cells_ahead_and_a_left_pixel_lights_the_left() 
 
 def test_samples_do_not_mix() -> None:
     torch.manual_seed(0)
-    lift_splat = LiftSplat(CONFIG.lift_splat, GRID, 4, 3, 16)
+    lift_splat = LiftSplat(BINS, GRID, 4, 3)
     _, intrinsics, ego_from_cam, _ = _views(1)
-    features = torch.randn(2, 4, 4, 6)
-    views = (features, intrinsics[0, :2], ego_from_cam[0, :2])
-    together = lift_splat(*views, torch.tensor([0, 2]), 3)
+    views = _images((4, 6), intrinsics[0, :2], ego_from_cam[0, :2])
+    views = replace(views, features=torch.randn(2, 4, 4, 6), sample_index=torch.tensor([0, 2]), batch_size=3)
+    together = lift_splat(views)
     assert not together[1].any()
     for camera, sample in ((0, 0), (1, 2)):
-        one = (tensor[camera : camera + 1] for tensor in views)
-        alone = lift_splat(*one, torch.tensor([0]), 1)
+        one = _images((4, 6), intrinsics[0, camera : camera + 1], ego_from_cam[0, camera : camera + 1])
+        alone = lift_splat(replace(one, features=views.features[camera : camera + 1]))
         torch.testing.assert_close(together[sample], alone[0], atol=1e-6, rtol=1e-5)
 
 

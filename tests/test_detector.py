@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,15 +11,16 @@ import torch
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import MODALITIES, Batch, PointBatch
 from perception.cross_modal.alignment import CrossModalConfig
-from perception.detector import Detector, Predictions
+from perception.detector import Detector, DetectorConfig, Predictions
 from perception.heads.center_head import CenterHeadConfig
 from perception.heads.quality import QualityConfig
 from perception.heads.query_head import QueryHeadConfig
 from perception.modality_dropout import drop_modalities, mask_modalities
-from perception.presets import base, tiny
+from perception.presets import base, large, small, tiny
 from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.tasks.task_weights import TaskWeightsConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 from tests.random_batch import random_batch, sample_of
 from tests.small_run import small_detector
 
@@ -120,6 +122,10 @@ def train_and_detect_with_every_subset(network: Detector, full: Batch) -> None:
     ("fields", "message"),
     [
         ({"depth": DepthTaskConfig(), "lidar": None}, "needs both branches"),
+        (
+            {"camera": replace(small_detector().camera, view=LiftSplatConfig(lidar_depth=True)), "lidar": None},
+            "needs LiDAR points",
+        ),
         ({"cross_modal": CrossModalConfig(), "camera": None, "radar": None}, "needs two of camera, lidar and radar"),
     ],
 )
@@ -239,13 +245,26 @@ def test_points_that_are_available_but_none_are_no_error() -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_the_presets_have_the_size_they_promise() -> None:
-    small = sum(parameter.numel() for parameter in Detector(tiny()).parameters())
-    assert small < 2_000_000
+@pytest.mark.parametrize(
+    ("preset", "millions", "cells"),
+    [(tiny, (0.3, 2), 128), (small, (8, 20), 180), (base, (25, 60), 180), (large, (60, 120), 180)],
+)
+def test_the_presets_have_the_size_they_promise(
+    preset: Callable[[], DetectorConfig], millions: tuple[float, float], cells: int
+) -> None:
     with torch.device("meta"):
-        large = Detector(base())
-    assert 25_000_000 < sum(parameter.numel() for parameter in large.parameters()) < 80_000_000
-    assert large.head.grid.shape == (180, 180)
+        network = Detector(preset())
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert millions[0] * 1e6 < parameters < millions[1] * 1e6
+    assert network.config.grid.shape == (cells, cells)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", [small, large])
+def test_a_preset_that_no_other_test_runs_detects(preset: Callable[[], DetectorConfig]) -> None:
+    network = Detector(preset())
+    batch = random_batch(1, torch.Generator().manual_seed(0), image_size=(64, 128))
+    assert network.detect(batch)[0].centers.isfinite().all()
 
 
 def test_modality_dropout_draws_every_subset_and_never_none() -> None:

@@ -17,6 +17,7 @@ from perception.fusion.build import FusionKind, fusion_config
 from perception.heads.box_codes import CellIndex
 from perception.heads.query_head import QueryHeadConfig
 from perception.tasks.segmentation import SegmentationConfig
+from perception.temporal import TemporalConfig
 from perception.view_transform.lift_splat import LiftSplatConfig
 from perception.view_transform.sampling import SamplingConfig
 from perception.weights import save_weights
@@ -119,7 +120,7 @@ def test_the_command_writes_a_graph_that_knows_its_config_or_nothing(
     # A bound that no two programs meet: refused, and the file of before is untouched.
     before = file.read_bytes()
     monkeypatch.setattr(command, "TOLERANCE", -1.0)
-    with pytest.raises(Disagreement, match="is not written"):
+    with pytest.raises(Disagreement, match="is not written: onnxruntime and torch differ"):
         export(ExportArguments(tmp_path / "run"))
     assert file.read_bytes() == before
 
@@ -130,6 +131,7 @@ def test_the_command_writes_a_graph_that_knows_its_config_or_nothing(
         ("early", {}, "paints image features.*train with another fusion"),
         ("late", {}, "merges boxes one by one.*train with another fusion"),
         ("concat", {"camera": None}, "no camera branch"),
+        ("concat", {"temporal": TemporalConfig()}, "memory.*--frames 1"),
         ("concat", {"view": LiftSplatConfig(depth_bins=8)}, "LiftSplat is a sparse product.*kind sampling"),
     ],
 )

@@ -8,9 +8,9 @@ from pyquaternion import Quaternion
 
 from calibration.transforms import rigid
 from datasets.samples.batch import PointBatch
-from perception.camera_branch import ImageFeatures
 from perception.fusion.early import EarlyFusionConfig, PointPainting, pixels_of_points, sample_features
 from perception.grid import BevGrid
+from perception.image_features import ImageFeatures
 from perception.pillars import largest_projections
 from perception.voxelize import VoxelGrid, voxelize
 

@@ -16,6 +16,7 @@ from perception.heads.query_head import QueryHeadConfig
 from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.tasks.task_weights import TaskWeightsConfig
+from perception.view_transform.sampling import SamplingConfig
 from tests.small_run import small_config
 from tools.presets import PRESETS, preset
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
@@ -59,7 +60,7 @@ def test_frames_on_the_command_line_come_back_in_the_file_and_in_the_command_tha
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InputRefused, match="tiny, base"):
+    with pytest.raises(InputRefused, match="tiny, small, base, large"):
         preset("huge")
 
 
@@ -112,6 +113,9 @@ def edited(config: RunConfig, *path: str, value: object) -> str:
         (("detector", "head", "kind"), "queries", r"detector\.head: .*'queries'.*'center', 'query'"),
         (("detector", "head"), {"kind": "query", "heads": 3}, r"detector\.head: .*64 channels .* 3 heads"),
         (("detector", "head"), {"kind": "query", "quereis": 3}, r"detector\.head\.quereis: there is no such field"),
+        (("detector", "camera", "view"), {"heights": 4}, r"detector\.camera\.view: Unable to extract tag"),
+        (("detector", "camera", "view"), {"kind": "sampling", "heights": 0}, r"detector\.camera\.view: .*0 layers"),
+        (("detector", "camera", "lift_splat"), {}, r"detector\.camera\.lift_splat: there is no such field"),
         (("detector", "fusion", "heads"), 3, r"detector\.fusion: .*width of 16 does not divide into 3 heads"),
         (("detector", "channels"), 9, r"detector: .*9 channels do not divide into the fusion's 2 heads"),
         (("detector", "fusion", "stride"), 3, r"detector: .*16 x 16 cells is no whole number of the fusion's patches"),
@@ -142,6 +146,23 @@ def test_a_head_is_of_the_kind_that_its_config_names() -> None:
         task_weights=TaskWeightsConfig(learned=True),
     )
     assert config_from_json(config_to_json(replace(config, detector=tasks)), "my.json").detector == tasks
+
+
+def test_a_view_transform_is_of_the_kind_that_its_config_names() -> None:
+    config = small_config(3)
+    assert config.detector.camera is not None
+    sampled = replace(config.detector.camera, view=SamplingConfig(heights=5))
+    config = replace(config, detector=replace(config.detector, camera=sampled))
+    assert config_from_json(config_to_json(config), "my.json") == config
+
+
+def test_a_config_from_before_view_transforms_had_kinds_is_read() -> None:
+    config = small_config(3)
+    whole = json.loads(config_to_json(config))
+    old = whole["detector"]["camera"].pop("view")
+    assert old.pop("kind") == "lift_splat"
+    whole["detector"]["camera"]["lift_splat"] = old
+    assert config_from_json(json.dumps(whole), "my.json") == config
 
 
 def test_a_missing_field_is_refused_by_name() -> None:

@@ -1,16 +1,19 @@
 """Depth and the weights of tasks."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from datasets.samples.batch import PointBatch
 from perception.grid import BevGrid
+from perception.image_features import ImageFeatures
 from perception.losses import Losses
 from perception.tasks.depth import depth_loss, depth_targets
 from perception.tasks.task_weights import TaskWeights, TaskWeightsConfig
-from perception.view_transform import LiftSplat, LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
+from perception.view_transform.splat import SplatPlan, splat
 from tests.random_batch import random_batch
 
 BINS = LiftSplatConfig(depth_range=(1.0, 17.0), depth_bins=8)
@@ -47,11 +50,11 @@ def test_a_target_is_the_bin_from_which_the_lift_puts_the_pixel_where_the_point_
     """Projection and lift undo each other: the bin's cell is the cell of the point, to half a bin."""
     grid = BevGrid((-20.0, 20.0), (-20.0, 20.0), 4.0)
     bins = LiftSplatConfig(depth_range=(1.0, 17.0), depth_bins=64)
-    lift = LiftSplat(bins, grid, in_channels=4, channels=4, stride=8)
+    lift = LiftSplat(bins, grid, in_channels=4, channels=4)
     batch = random_batch(1, torch.Generator().manual_seed(0))
     sample = torch.zeros(6, dtype=torch.int64)
     intrinsics, poses = batch.intrinsics[0], batch.ego_from_cam[0]
-    cells = lift.cells((8, 12), intrinsics, poses, sample)
+    cells = lift.cells(ImageFeatures(torch.zeros(6, 4, 8, 12), intrinsics, poses, sample, 1, (64, 96), 8))
     # Points exactly on the rays of feature pixels.
     hits = 0
     for camera, row, column, depth in ((0, 4, 6, 5.3), (2, 5, 3, 8.1), (5, 4, 8, 12.7)):
@@ -84,11 +87,22 @@ def test_depth_loss_is_the_mean_over_known_pixels_and_zero_without_any() -> None
     assert (logits.grad == 0).all()
 
 
-def test_the_lift_splat_puts_out_the_logits_of_its_own_depths() -> None:
+@pytest.mark.parametrize("lidar_depth", [False, True])
+def test_the_lift_splat_puts_out_the_logits_of_its_own_depths(lidar_depth: bool) -> None:
+    """All features to cells: what comes out for a depth that the logits are sure of is in the cells of that depth."""
     torch.manual_seed(0)
-    lift = LiftSplat(BINS, BevGrid((-8.0, 8.0), (-8.0, 8.0), 1.0), in_channels=6, channels=4, stride=8)
-    features = torch.randn(2, 6, 4, 5)
-    assert torch.allclose(lift.depth_logits(features), lift.depth_and_context(features)[:, :8], atol=1e-6)
+    bins, grid = replace(BINS, lidar_depth=lidar_depth), BevGrid((-20.0, 20.0), (-20.0, 20.0), 1.0)
+    lift = LiftSplat(bins, grid, in_channels=6, channels=4)
+    batch = random_batch(1, torch.Generator().manual_seed(0))
+    owner = torch.zeros(6, dtype=torch.int64)
+    features, measured = torch.randn(6, 6, 8, 12), torch.rand(6, 8, 12) * 20 * (torch.rand(6, 8, 12) < 0.3)
+    images = ImageFeatures(features, batch.intrinsics[0], batch.ego_from_cam[0], owner, 1, (64, 96), 8, measured)
+    logits = lift.depth_logits(images).permute(0, 2, 3, 1)
+    mixed = features if lift.lidar is None else lift.lidar(images)
+    context = lift.depth_and_context(mixed)[:, 8:].permute(0, 2, 3, 1)
+    plan = SplatPlan.of(lift.cells(images).flatten(0, 2), 1600)
+    expected = splat(logits.softmax(dim=3).flatten(0, 2), context.flatten(0, 2), plan)
+    torch.testing.assert_close(lift(images)[0].permute(1, 2, 0).flatten(0, 1), expected, atol=1e-5, rtol=1e-5)
 
 
 def two_tasks(detection: torch.Tensor, depth: torch.Tensor) -> dict[str, Losses]:

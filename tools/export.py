@@ -54,7 +54,8 @@ def export(arguments: ExportArguments) -> Path:
     differences = [largest_difference(graph, part, case) for case in cases]
     if not max(differences) <= TOLERANCE:
         raise Disagreement(
-            f"onnxruntime and torch differ by {max(differences):.2g}, allowed is {TOLERANCE:g}: {output} is not written.",
+            f"{output} is not written: "
+            f"onnxruntime and torch differ by {max(differences):.2g}, more than {TOLERANCE:g}.",
             None,
         )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,23 @@ def tiny() -> RunConfig:
     )
 
 
+def small() -> RunConfig:
+    """A GPU of 8 to 12 GB, pictures of 256x704 (after CRN with ResNet-18, Kim et al. 2023, and HEDNet's pillars)."""
+    return RunConfig(
+        sample=SampleConfig(image_height=256, image_width=704, lidar_sweeps=10, radar_sweeps=6),
+        detector=presets.small(),
+        training=TrainingConfig(
+            batch_size=4,
+            learning_rate=4e-4,
+            reference_batch_size=16,
+            epochs=24.0,
+            augmentation=Augmentation(bev=BevAugmentation()),
+            workers=4,
+            checkpoint_interval=1000,
+        ),
+    )
+
+
 def base() -> RunConfig:
     """The published scale (BEVFusion, Liu et al. 2022; CRN, Kim et al. 2023): pictures of 256x704, ten sweeps."""
     return RunConfig(
@@ -49,7 +66,24 @@ def base() -> RunConfig:
     )
 
 
-PRESETS: Mapping[str, Callable[[], RunConfig]] = {"tiny": tiny, "base": base}
+def large() -> RunConfig:
+    """Beyond the published scale: pictures of 384x1056 (IS-Fusion, Yin et al. 2024), ResNet-101, 300 queries."""
+    return RunConfig(
+        sample=SampleConfig(image_height=384, image_width=1056, lidar_sweeps=10, radar_sweeps=6),
+        detector=presets.large(),
+        training=TrainingConfig(
+            batch_size=2,
+            learning_rate=3e-4,
+            reference_batch_size=32,
+            epochs=24.0,
+            augmentation=Augmentation(bev=BevAugmentation()),
+            workers=4,
+            checkpoint_interval=1000,
+        ),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], RunConfig]] = {"tiny": tiny, "small": small, "base": base, "large": large}
 
 
 def preset(name: str) -> RunConfig:

@@ -57,8 +57,8 @@ def config_from_json(text: str, source: str) -> RunConfig:
     """
     adapter = TypeAdapter(RunConfig)
     try:
-        given = json.loads(text, parse_constant=_refuse_constant)
-        config = adapter.validate_json(text, strict=True)
+        given = _with_view(json.loads(text, parse_constant=_refuse_constant))
+        config = adapter.validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         field = _path_in_file(given, first["loc"], first["type"] == "missing") or "the whole file"
@@ -87,6 +87,20 @@ def read_config(path: Path) -> RunConfig:
 def write_config(path: Path, config: RunConfig) -> None:
     """Write a config file, atomically."""
     write_atomically(path, config_to_json(config).encode())
+
+
+def _with_view(given: Any) -> Any:
+    """A config from before there was a choice of view transforms has the camera's under `lift_splat`, without a kind.
+
+    Its run is still read.
+    """
+    match given:
+        case {"detector": {"camera": {"lift_splat": dict(lift_splat), **camera}, **detector}, **rest} if (
+            "view" not in camera
+        ):
+            view = {"kind": "lift_splat", **lift_splat}
+            return {**rest, "detector": {**detector, "camera": {**camera, "view": view}}}
+    return given
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -39,7 +39,7 @@ class TrainArguments:
     """What `bevel train` takes."""
 
     config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
-    """A preset (tiny, base) or a config file (a run's config.json, changed or not)."""
+    """A preset (tiny, small, base, large) or a config file (a run's config.json, changed or not)."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
@@ -60,8 +60,8 @@ class TrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned, no sensor dropped."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|WEIGHTS.SAFETENSORS")] = None
-    """Start from the parts that this has (bevel pretrain: the sensor branches), not from random weights alone."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
+    """Start from the parts that these weights have (of bevel pretrain, say)."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"

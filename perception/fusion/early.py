@@ -13,8 +13,8 @@ from calibration.cameras import project
 from calibration.transforms import transform_points
 from datasets.samples.batch import PointBatch
 from perception.bev_neck import CellNorm, ConvBlock
-from perception.camera_branch import ImageFeatures
 from perception.fusion.strategy import FusionStrategy, mean_of_available, without_absent
+from perception.image_features import ImageFeatures
 
 # What lies nearer to the camera than this along its axis, metres, is behind it or on its lens.
 _NEAREST = 0.1

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from calibration.cameras import project
-from calibration.transforms import transform_points
 from datasets.samples.batch import PointBatch
 from datasets.samples.sample import LIDAR_POINT_FIELDS
+from perception.lidar_depth import nearest_depths
 from perception.losses import Losses
-from perception.view_transform import LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 
 _AGE = LIDAR_POINT_FIELDS.index("age")
 
@@ -46,24 +45,13 @@ def depth_targets(
     size: (V, U) of the features, whose pixel j lies around image pixel j * stride. Depths outside the bins' range are
     no targets, but they do hide what is behind them.
     """
-    height, width = size
-    nearest = torch.full((len(sample_index), height * width), torch.inf, dtype=torch.float64, device=intrinsics.device)
     young = points.points[:, _AGE] <= max_age
-    cloud, owner = points.points[young, :3].double(), points.sample_index[young]
-    cam_from_ego = torch.linalg.inv_ex(ego_from_cam.double()).inverse
-    for camera, sample in enumerate(sample_index.tolist()):
-        pixels, depth = project(
-            intrinsics[camera].double(), transform_points(cam_from_ego[camera], cloud[owner == sample])
-        )
-        pixels, depth = pixels[depth > 0], depth[depth > 0]
-        column, row = torch.floor(pixels / stride + 0.5).unbind(1)
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        cell = row[inside].long() * width + column[inside].long()
-        nearest[camera].scatter_reduce_(0, cell, depth[inside], "amin")
+    cloud = PointBatch(points.points[young], points.sample_index[young], points.batch_size)
+    nearest = nearest_depths(cloud, intrinsics, ego_from_cam, sample_index, size, stride)
     low, high = bins.depth_range
     known = (nearest >= low) & (nearest < high)
     index = ((torch.where(known, nearest, low) - low) / (high - low) * bins.depth_bins).long()
-    return torch.where(known, index.clamp(max=bins.depth_bins - 1), -1).view(-1, height, width)
+    return torch.where(known, index.clamp(max=bins.depth_bins - 1), -1)
 
 
 def depth_loss(logits: Float[Tensor, "K D V U"], targets: Int64[Tensor, "K V U"]) -> Losses:
