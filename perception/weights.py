@@ -2,7 +2,9 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -66,6 +68,68 @@ def load_weights(detector: nn.Module, path: Path) -> None:
                 "it belongs to a detector of another config; build the detector from the file's own."
             )
     detector.load_state_dict(tensors)
+
+
+@dataclass(frozen=True)
+class PartsFound:
+    """Which parts of a network (`camera`, `head`, ...) a weights file had, each with its number of tensors; which of
+    the network's parts it did not have; and which parts of the file the network has no place for.
+    """
+
+    loaded: dict[str, int]
+    new: dict[str, int]
+    unused: dict[str, int]
+
+    def text(self, path: Path) -> str:
+        """One line."""
+        parts = [f"{_in_words(self.loaded)} from {path}", f"{_in_words(self.new)} new"]
+        if self.unused:
+            parts.append(f"{_in_words(self.unused)} of the file not used")
+        return "; ".join(parts)
+
+
+def load_parts(network: nn.Module, path: Path) -> PartsFound:
+    """Load those parts of a network that a weights file has; the others keep what they have.
+
+    A part comes whole or not at all. Raises InputRefused, naming the file and the tensor, as `load_weights` does, for a
+    part of another shape, and for a file that has no part of the network.
+    """
+    tensors = _read(path)
+    expected = network.state_dict()
+    loaded, new, unused = _counted(expected, tensors), _counted(expected), _counted(tensors)
+    if not loaded:
+        raise InputRefused(f"{path} has none of the network's parts ({', '.join(new)}), but {', '.join(unused)}.")
+    for name in [*expected, *tensors]:
+        if _part(name) in loaded and (name not in tensors or name not in expected):
+            lacking = "lacks" if name not in tensors else "has the unknown tensor"
+            raise InputRefused(
+                f"{path} {lacking} {name}: its {_part(name)} is of another config; start from a config with that part "
+                "as the file's run has it."
+            )
+    for name, value in tensors.items():
+        if name in expected and (value.shape != expected[name].shape or value.dtype != expected[name].dtype):
+            raise InputRefused(
+                f"{path}: {name} is {_describe(value)} where this network has {_describe(expected[name])}: start from "
+                f"a config with that {_part(name)} as the file's run has it."
+            )
+    network.load_state_dict({name: value for name, value in tensors.items() if name in expected}, strict=False)
+    for part in loaded:
+        del new[part], unused[part]
+    return PartsFound(loaded, new, unused)
+
+
+def _counted(names: Iterable[str], also_in: Container[str] | None = None) -> dict[str, int]:
+    """How many tensors each part has, of those names that are `also_in` another collection."""
+    return dict(Counter(_part(name) for name in names if also_in is None or name in also_in))
+
+
+def _part(name: str) -> str:
+    return name.split(".", 1)[0]
+
+
+def _in_words(parts: Mapping[str, int]) -> str:
+    of = f" ({', '.join(parts)})" if parts else ""
+    return f"{sum(parts.values())} tensors{of}"
 
 
 def _read(path: Path) -> dict[str, Tensor]:

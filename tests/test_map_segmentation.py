@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from nuscenes.utils.map_mask import MapMask as DevkitMask
+from sklearn.metrics import jaccard_score
 
 from datasets.augmentation.augmenter import Augmentation
 from datasets.augmentation.bev import BevAugmentation
@@ -31,6 +32,9 @@ from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import IOU_THRESHOLDS, IouCounts, SegmentationConfig, SegmentationHead, dice_loss
 from perception.tasks.task_weights import TaskWeightsConfig
 from tests.small_run import small_config
+from tools.evaluate import EvaluateArguments, evaluate
+from tools.map_scores import MapScore, map_scores, map_targets, map_text
+from tools.open_dataset import open_dataset
 from tools.run_config import write_config
 from tools.train import TrainArguments, train
 from tools.training.run_folder import load_detector
@@ -224,6 +228,24 @@ def test_losses_and_iou_equal_loops_over_cells_and_what_is_unknown_plays_no_part
     assert SegmentationHead(SegmentationConfig(), 4).losses(spoilt, masks, known).parts == parts
 
 
+def test_iou_over_a_split_is_scikit_learns_at_the_best_threshold_and_at_a_half() -> None:
+    batches = [targets(seed) for seed in (1, 2, 3)]
+    scorer = sum((IouCounts.of(*batch) for batch in batches[1:]), IouCounts.of(*batches[0]))
+    (score,) = map_scores(scorer)
+    chosen = [known[:, None] for _, _, known in batches]
+    probability = torch.cat([logits.sigmoid()[k] for (logits, _, _), k in zip(batches, chosen, strict=True)])
+    truth = torch.cat([masks[k] for (_, masks, _), k in zip(batches, chosen, strict=True)])
+    expected = [jaccard_score(truth, probability >= threshold) for threshold in IOU_THRESHOLDS]
+    assert score.iou == pytest.approx(max(expected), rel=1e-6)
+    assert score.threshold == pytest.approx(IOU_THRESHOLDS[int(np.argmax(expected))])
+    assert score.iou_at_half == pytest.approx(expected[IOU_THRESHOLDS.index(0.5)], rel=1e-6)
+    assert f"{score.iou:.3f}" in map_text([score])
+    logits, masks, known = batches[0]
+    nothing = map_scores(IouCounts.of(logits, masks, torch.zeros_like(known)))
+    assert nothing == (MapScore(MAP_CLASSES[0], None, None, None),)
+    assert map_text(nothing).splitlines()[1].split() == [MAP_CLASSES[0], "-", "-", "-"]
+
+
 def test_nothing_known_costs_nothing_and_has_no_iou() -> None:
     logits, masks, known = targets()
     nothing = torch.zeros_like(known)
@@ -247,7 +269,9 @@ def test_the_head_learns_a_map_by_heart() -> None:
     assert IouCounts.of(head(bev), masks, known).best() > 0.95
 
 
-def test_a_run_with_every_task_trains_from_the_dataset_and_opens_again(synthetic_root: Path, tmp_path: Path) -> None:
+def test_a_run_with_every_task_trains_opens_again_and_is_evaluated(
+    synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = small_config(2)
     detector = replace(
         config.detector,
@@ -267,3 +291,22 @@ def test_a_run_with_every_task_trains_from_the_dataset_and_opens_again(synthetic
     opened, network = load_detector(tmp_path / "run")
     assert opened.detector == detector
     assert network.segmentation is not None
+    capsys.readouterr()
+    output = evaluate(EvaluateArguments(tmp_path / "run", synthetic_root, bootstrap=0, device="cpu", threads=1))
+    # Once more by hand, from the samples and the network.
+    dataset = open_dataset(synthetic_root, None, "mini_val", opened.sample)
+    maps = map_targets(opened.detector, dataset.reader, dataset.tokens)
+    assert maps is not None
+    common, either = 0, 0
+    for index in range(len(dataset)):
+        batch = collate([maps(dataset[index])])
+        with torch.no_grad():
+            found = network(batch).segmentation_logits.sigmoid().numpy() >= 0.5
+        truth, known = batch.map_masks.numpy(), batch.map_known.numpy()[:, None]
+        common, either = common + (found & truth & known).sum(), either + ((found | truth) & known).sum()
+    (written,) = json.loads((output / "analysis.json").read_text())["map"]
+    assert written["name"] == MAP_CLASSES[0]
+    assert written["iou_at_half"] == pytest.approx(common / either, rel=1e-6)
+    assert written["iou"] >= written["iou_at_half"]
+    assert f"{written['iou']:.3f}" in (output / "evaluation.html").read_text()
+    assert f"{MAP_CLASSES[0]:<22}{written['iou']:>7.3f}" in capsys.readouterr().out

@@ -38,6 +38,8 @@ VERBS = (
     Verb("simulate", "SimulateArguments", "simulate", "write a synthetic dataset in nuScenes format"),
     Verb("train", "TrainArguments", "train", "train a preset or a config on a nuScenes dataset"),
     Verb("tune", "TuneArguments", "tune", "search hyperparameters of a config on a validation split"),
+    Verb("pretrain", "PretrainArguments", "pretrain", "train sensor branches from one another, without annotations"),
+    Verb("probe", "ProbeArguments", "probe", "what a linear layer reads in a run's sensor branches, frozen"),
     Verb("evaluate", "EvaluateArguments", "evaluate", "mAP, NDS and the five errors of a run or of a results file"),
     Verb("compare", "CompareArguments", "compare", "two runs or results files: what differs, and is it more than luck"),
     Verb("verify-nds", "VerifyNdsArguments", "verify_nds", "does a published NDS follow from its columns"),
@@ -47,6 +49,7 @@ VERBS = (
     Verb("track", "TrackArguments", "track", "tracks of a file of detections as a nuScenes results file"),
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
+    Verb("export", "ExportArguments", "export", "the dense part of a run's detector as ONNX, if onnxruntime agrees"),
     Verb("bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data, evaluate, train"),
     Verb(
         "statistics",

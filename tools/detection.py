@@ -1,6 +1,6 @@
 """From frames of a log to boxes, with what the network put out on the way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float64
@@ -32,9 +32,13 @@ class DetectorStream:
         predictions, self._memory = self._detector.step(on_device, self._memory)
         return [boxes.to(torch.device("cpu")) for boxes in self._detector.decode(predictions)], predictions
 
-    def detect_global(self, batch: Batch) -> dict[str, Boxes3D]:
-        """The detections of each frame by token, in global, float64, on the CPU."""
-        found, _ = self.detect(batch)
+    def detect_global(
+        self, batch: Batch, look: Callable[[Predictions, Batch], None] | None = None
+    ) -> dict[str, Boxes3D]:
+        """The detections of each frame by token, in global, float64, on the CPU. `look` gets the raw outputs, too."""
+        found, predictions = self.detect(batch)
+        if look is not None:
+            look(predictions, batch)
         return {
             token: in_global(boxes, global_from_ego)
             for token, boxes, global_from_ego in zip(batch.tokens, found, batch.global_from_ego, strict=True)

@@ -18,6 +18,7 @@ from tools.devices import DeviceChoice, limit_threads
 from tools.evaluate_tracking import score_tracks, tracking_text
 from tools.evaluation_analysis import analyse_and_write, intervals_text, slices_text
 from tools.exit_codes import Degraded, Disagreement
+from tools.map_scores import MapScorer
 from tools.missing_sensors import MissingSensors
 from tools.open_dataset import DataRoot, tables_root
 from tools.predict import PredictArguments, predict_to_file, refuse_loader_options
@@ -91,7 +92,9 @@ def measure(arguments: EvaluateArguments) -> tuple[Path, SplitEvaluation, Missin
 
 @dataclass(frozen=True)
 class ToScore:
-    """A results file, of which split of which tables, the folder for its metrics, and which sensors were missing."""
+    """A results file, of which split of which tables, the folder for its metrics, which sensors were missing and,
+    of a run that segments the map, how well.
+    """
 
     results: Path
     root: Path
@@ -99,14 +102,19 @@ class ToScore:
     split: str
     output: Path
     missing: MissingSensors
+    maps: MapScorer
 
 
 def _score_and_analyse(arguments: EvaluateArguments, found: ToScore) -> None:
     evaluation = _score(found)
     title = f"{arguments.source.stem} on {found.split:.40}"
-    analysis = analyse_and_write(evaluation, found.root, found.version, arguments.bootstrap, found.output, title)
+    analysis = analyse_and_write(
+        evaluation, found.root, found.version, arguments.bootstrap, found.output, title, found.maps.scores()
+    )
     print(metrics_text(evaluation))
     print(intervals_text(analysis))
+    if (of_map := found.maps.text()) is not None:
+        print(of_map)
     if arguments.slices:
         print(slices_text(analysis.slices))
     for note in filter(None, (incomplete_split_text(evaluation), left_out_text(evaluation))):
@@ -118,7 +126,7 @@ def _score_and_analyse(arguments: EvaluateArguments, found: ToScore) -> None:
 def find_or_detect(arguments: EvaluateArguments) -> ToScore:
     """The results that are to be scored; a run's are made first. Raises InputRefused for bad input."""
     limit_threads(arguments.threads)
-    source, missing = arguments.source, MissingSensors()
+    source, missing, maps = arguments.source, MissingSensors(), MapScorer()
     if not source.exists():
         raise InputRefused(f"{source}: there is no such run folder or results file.")
     refuse_loader_options(arguments.batch_size, arguments.workers)
@@ -131,8 +139,8 @@ def find_or_detect(arguments: EvaluateArguments) -> ToScore:
         raise InputRefused(f"{output} is a file: name a folder with --output.")
     results = output / "results.json" if source.is_dir() else source
     if source.is_dir():
-        missing = predict_to_file(_prediction(arguments), version, split, results)
-    return ToScore(results, root, version, split, output, missing)
+        missing = predict_to_file(_prediction(arguments), version, split, results, maps)
+    return ToScore(results, root, version, split, output, missing, maps)
 
 
 def _score(found: ToScore) -> SplitEvaluation:

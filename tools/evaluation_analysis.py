@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from datasets.atomic_file import write_atomically
@@ -13,6 +14,7 @@ from datasets.nuscenes.detection_metric.evaluation import SplitEvaluation
 from tools.drawing.canvas import png_bytes
 from tools.drawing.metric_plots import draw_errors, draw_precision_recall
 from tools.evaluation_page import evaluation_page
+from tools.map_scores import MapScore
 from tools.progress import Progress
 
 ANALYSIS, PAGE = "analysis.json", "evaluation.html"
@@ -23,11 +25,18 @@ _SHOWN_FROM = 100_000
 
 
 def analyse_and_write(
-    evaluation: SplitEvaluation, root: Path, version: str, draws: int, output: Path, title: str
+    evaluation: SplitEvaluation,
+    root: Path,
+    version: str,
+    draws: int,
+    output: Path,
+    title: str,
+    maps: Sequence[MapScore] = (),
 ) -> DetectionAnalysis:
-    """The analysis, and its files beside metrics_summary.json in `output`. `title`: of the page."""
+    """The analysis, and its files beside metrics_summary.json in `output`. `title`: of the page; `maps`: in both."""
     analysis = _analysed(evaluation, root, version, draws)
-    content = json.dumps(analysis_content(analysis), indent=2, allow_nan=False) + "\n"
+    map_content = {"map": [asdict(score) for score in maps]} if maps else {}
+    content = json.dumps(analysis_content(analysis) | map_content, indent=2, allow_nan=False) + "\n"
     write_atomically(output / ANALYSIS, content.encode())
     heading = f"{evaluation.split:.40}, {_count(evaluation.scene_count, 'scene')}, NDS {evaluation.metrics.nds:.3f}"
     pictures = {
@@ -36,7 +45,7 @@ def analyse_and_write(
     }
     for name, picture in pictures.items():
         write_atomically(output / name, picture)
-    write_atomically(output / PAGE, evaluation_page(title, evaluation, analysis, pictures).encode())
+    write_atomically(output / PAGE, evaluation_page(title, evaluation, analysis, pictures, maps).encode())
     return analysis
 
 

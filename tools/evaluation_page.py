@@ -1,7 +1,8 @@
 """One HTML page about one evaluation: figures, how sure they are, slices, curves. No script, no network."""
 
 import base64
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from datasets.classes import DETECTION_CLASSES
@@ -11,13 +12,18 @@ from datasets.nuscenes.detection_analysis.slices import SliceFigures
 from datasets.nuscenes.detection_metric.configuration import ERRORS
 from datasets.nuscenes.detection_metric.evaluation import SplitEvaluation
 from tools.drawing.palette import CLASS_COLORS, SOFT, Color
+from tools.map_scores import MapScore
 from tools.report import css_color, document, escaped, metrics_section, number, tiles
 
 _ERROR_NAMES = ("mATE, m", "mASE, 1 - IoU", "mAOE, rad", "mAVE, m/s", "mAAE, 1 - accuracy")
 
 
 def evaluation_page(
-    title: str, evaluation: SplitEvaluation, analysis: DetectionAnalysis, pictures: Mapping[str, bytes]
+    title: str,
+    evaluation: SplitEvaluation,
+    analysis: DetectionAnalysis,
+    pictures: Mapping[str, bytes],
+    maps: Sequence[MapScore] = (),
 ) -> str:
     """The page's HTML, which is also well-formed XML. `pictures`: PNG files by the names they have beside the page."""
     samples, metrics = evaluation.truth.samples, evaluation.metrics
@@ -33,6 +39,7 @@ def evaluation_page(
         metrics_section(metrics, "The official nuScenes metric, detection_cvpr_2019."),
         _intervals(analysis),
         _slices(analysis),
+        *([_maps(maps)] if maps else []),
         "<section><h2>Curves</h2><p>What is reached at each recall, as the thresholds of the score fall.</p></section>",
         *(_picture(name, data) for name, data in pictures.items()),
     ]
@@ -110,6 +117,23 @@ def _slice_row(part: SliceFigures) -> str:
         f"<td>{number(value)}</td>" for value in (metrics.mean_ap, metrics.nds, *metrics.mean_errors.values())
     )
     return f"<tr>{cells}</tr>"
+
+
+def _maps(maps: Sequence[MapScore]) -> str:
+    sentence = (
+        "IoU of the segmented map with the map, over all cells that the map reaches; at the threshold that is best for "
+        "the class on this split, and at 0.5."
+    )
+    rows = [
+        f"<tr><td>{escaped(score.name)}</td>"
+        + "".join(
+            f"<td>{number(math.nan if value is None else value)}</td>"
+            for value in (score.iou, score.threshold, score.iou_at_half)
+        )
+        + "</tr>"
+        for score in maps
+    ]
+    return _table("Map", sentence, ("class", "IoU", "at", "IoU at 0.5"), rows)
 
 
 def _table(heading: str, sentence: str, head: tuple[str, ...], rows: list[str]) -> str:

@@ -19,6 +19,7 @@ from perception.detector import DetectorConfig
 from tools.detection import DetectorStream
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.exit_codes import Degraded
+from tools.map_scores import MapScorer
 from tools.missing_sensors import MissingSensors
 from tools.open_dataset import DataRoot, open_dataset, version_and_split
 from tools.progress import progress
@@ -69,13 +70,20 @@ def predict(arguments: PredictArguments) -> Path:
     return output
 
 
-def predict_to_file(arguments: PredictArguments, version: str, split: str, output: Path) -> MissingSensors:
-    """As `predict`, of this version and split and into this file; returns which sensors were missing."""
+def predict_to_file(
+    arguments: PredictArguments, version: str, split: str, output: Path, maps: MapScorer | None = None
+) -> MissingSensors:
+    """As `predict`, of this version and split and into this file; returns which sensors were missing.
+
+    `maps` looks at the map that is segmented on the way.
+    """
     refuse_loader_options(arguments.batch_size, arguments.workers)
     if output.is_dir():
         raise InputRefused(f"{output} is a folder: name a file for the results with --output.")
     config, detector = load_detector(arguments.run, choose_device(arguments.device))
     dataset = open_dataset(arguments.data_root, version, split, config.sample)
+    if maps is not None:
+        dataset = maps.with_map(dataset, config.detector)
     refuse_unwritable(output)
     print(f"{len(dataset)} samples of the split {split} of {version}", file=sys.stderr, flush=True)
     missing = MissingSensors()
@@ -86,7 +94,7 @@ def predict_to_file(arguments: PredictArguments, version: str, split: str, outpu
     for loaded in progress(loaded_batches, "detecting", batches):
         for token, faults, impairments in zip(loaded.batch.tokens, loaded.faults, loaded.impairments, strict=True):
             missing.add(token, faults, impairments)
-        boxes_global |= stream.detect_global(loaded.batch)
+        boxes_global |= stream.detect_global(loaded.batch, None if maps is None else maps.add)
     write_results(output, boxes_global, modalities_of(config.detector))
     return missing
 

@@ -2,9 +2,10 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +14,15 @@ from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.truth import load_truth
-from datasets.nuscenes.map_masks import MapMasks
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.reader import LogReader
 from datasets.samples.fusion_dataset import FusionDataset
-from datasets.samples.map_raster import MapTargets
 from perception.fusion.build import FusionKind, fusion_config
 from perception.temporal import TemporalConfig
+from perception.weights import load_parts
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded, Interrupted
+from tools.map_scores import map_targets
 from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
 from tools.presets import preset_or_config
 from tools.progress import duration_text
@@ -29,8 +30,9 @@ from tools.run_config import RunConfig, read_config
 from tools.training.held_out import refuse_held_out_objects
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
+from tools.training.network import network_of
 from tools.training.processes import Processes, join_processes
-from tools.training.run_folder import RunFolder
+from tools.training.run_folder import RunFolder, weights_of_run
 from tools.training.run_report import write_run_report
 from tools.training.validation import Validation
 
@@ -61,6 +63,8 @@ class TrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned, no sensor dropped."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
+    """Start from the parts that these weights have (of bevel pretrain, say)."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"
@@ -78,6 +82,8 @@ def train(arguments: TrainArguments) -> Path:
     Raises InputRefused for bad input, Interrupted after Ctrl-C (a checkpoint is saved), Diverged, CommandFailed, and
     with `strict` Degraded where sensors were missing.
     """
+    if arguments.init is not None and arguments.resume:
+        raise InputRefused("--init starts a run, and --resume goes on with what it has learnt: leave out one of them.")
     config = training_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
@@ -110,6 +116,7 @@ def train(arguments: TrainArguments) -> Path:
 def training_config(arguments: TrainArguments) -> RunConfig:
     """The preset or the config file, with what the command line changes."""
     config = preset_or_config(arguments.config)
+    config = replace(config, training=replace(config.training, objective="detection"))
     try:
         detector = config.detector
         fusion, temporal = detector.fusion, detector.temporal
@@ -151,19 +158,6 @@ def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
     return shlex.join([*words, *flags, "--resume"])
 
 
-def _maps(config: RunConfig, reader: LogReader, tokens: Sequence[str]) -> MapTargets | None:
-    """The map of these frames where it is to be learnt. Raises InputRefused where the dataset has none."""
-    if config.detector.segmentation is None:
-        return None
-    if not isinstance(reader, NuScenesReader):
-        raise InputRefused(
-            "map segmentation needs nuScenes' map masks, and shards hold none: train from the nuScenes dataroot, or "
-            "take `segmentation` out of the config."
-        )
-    scenes = {reader.scene_names[reader.index.find(token)[0]] for token in tokens}
-    return MapTargets(MapMasks(reader.root, reader.version, scenes), config.detector.grid.centers())
-
-
 def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
     settings = config.training
     if arguments.val_split is not None:
@@ -177,7 +171,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         config.sample,
         augmentation=settings.augmentation,
         seed=settings.seed,
-        maps=_maps(config, reader, tokens),
+        maps=map_targets(config.detector, reader, tokens),
         earlier_frames=config.detector.earlier_frames,
     )
     if arguments.val_split is not None and isinstance(reader, NuScenesReader):  # now, not after hours of training
@@ -185,12 +179,45 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
     if settings.augmentation is not None and settings.augmentation.paste is not None:
         database = Path(settings.augmentation.paste.database)
         refuse_held_out_objects(database, reader, split, arguments.val_split)
+    return train_in_folder(
+        config,
+        dataset,
+        split,
+        run,
+        processes,
+        init=None if arguments.init is None else weights_file(arguments.init),
+        resume=arguments.resume,
+        missing_sensors=arguments.missing_sensors,
+        validation=_validation(arguments, config, reader, run, processes),
+    )
+
+
+def train_in_folder(
+    config: RunConfig,
+    dataset: FusionDataset,
+    split: str,
+    run: RunFolder,
+    processes: Processes,
+    *,
+    init: Path | None = None,
+    resume: bool,
+    missing_sensors: MissingSensorsPolicy,
+    validation: Validation | None = None,
+) -> TrainingSummary:
+    """Train on the samples of a split, alone in the run's folder, and say there and on stdout what happens.
+
+    init: a weights file to start from. Raises as `train` does.
+    """
     # What torchrun starts again goes on; a restart may come before there is a run, though.
-    resume = arguments.resume or (processes.restarted and run.config.is_file())
-    validation = _validation(arguments, config, reader, run, processes)
+    resume = resume or (processes.restarted and run.config.is_file())
+    # Tried before there is a run that would have to be removed.
+    found = None if init is None else load_parts(network_of(config), init)
+    start = None if init is None else partial(load_parts, path=init)
     if not processes.first:
-        loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=_say_nothing, validation=validation)
-        return loop.run(missing_sensors=arguments.missing_sensors)
+        loop = TrainingLoop(
+            config, dataset, run, processes, resume=resume, log=_say_nothing, start=start, validation=validation
+        )
+        return loop.run(missing_sensors=missing_sensors)
     with run.locked():
         if resume:
             refuse_other_config(run, config)
@@ -199,14 +226,18 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         with run.log.open("a") as file:
             log = _logger(file.write)
             log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
-            loop = TrainingLoop(config, dataset, run, processes, resume=resume, log=log, validation=validation)
+            loop = TrainingLoop(
+                config, dataset, run, processes, resume=resume, log=log, start=start, validation=validation
+            )
+            if found is not None and init is not None:
+                log(found.text(init))
             parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
             log(
                 f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
                 f"{processes.device}, from step {loop.state.step}"
             )
             log(config.training.learning_rate_text(processes.count))
-            summary = loop.run(missing_sensors=arguments.missing_sensors)
+            summary = loop.run(missing_sensors=missing_sensors)
             log(summary_text(summary))
             write_run_report(run)
             return summary
@@ -221,6 +252,11 @@ def _validation(
     if arguments.val_split is None or not isinstance(reader, NuScenesReader):
         raise InputRefused("training.validate_every needs a split to validate on: name it with --val-split.")
     return Validation(config, reader, arguments.val_split, run.validation, processes, arguments.missing_sensors)
+
+
+def weights_file(run_or_file: Path) -> Path:
+    """The weights of a run, or the file itself. Raises InputRefused for a folder that is no run."""
+    return weights_of_run(run_or_file) if run_or_file.is_dir() else run_or_file
 
 
 def refuse_other_config(run: RunFolder, config: RunConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from datasets.faults import InputRefused
 
-Purpose = Literal["train", "evaluate", "predict"]
+Purpose = Literal["train", "pretrain", "evaluate", "predict"]
 
 # The official splits by the last word of the version's name that they belong to.
 _OFFICIAL: dict[str, tuple[str, ...]] = {
@@ -33,10 +33,10 @@ def default_split(version: str, purpose: Purpose) -> str:
     if not splits:
         raise InputRefused(f"{version} has no official split: pass --split with 'all' or with scene names.")
     if len(splits) == 1:
-        if purpose != "predict":
+        if purpose in ("train", "evaluate"):
             raise InputRefused(f"{version} has no annotations: choose another --version to {purpose} on.")
         return splits[0]
-    return splits[0] if purpose == "train" else splits[1]
+    return splits[0] if purpose in ("train", "pretrain") else splits[1]
 
 
 def scenes_of_split(split: str, present: Sequence[str], version: str, where: str) -> tuple[str, ...]:

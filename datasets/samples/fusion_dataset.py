@@ -1,6 +1,7 @@
 """A map-style torch Dataset of Samples: a reader, a list of frames, and how each frame is made into a Sample."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 
 import torch
@@ -44,6 +45,12 @@ class FusionDataset(Dataset[Sample]):
         self._maps = maps
         self._earlier_frames = earlier_frames
         self._augmenter = None if augmentation is None else Augmenter(augmentation, config)
+
+    def with_maps(self, maps: MapTargets) -> "FusionDataset":
+        """The same samples, each with the map."""
+        dataset = copy(self)
+        dataset._maps = maps
+        return dataset
 
     def __len__(self) -> int:
         return len(self.tokens)

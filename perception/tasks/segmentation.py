@@ -102,6 +102,16 @@ class IouCounts:
     def __add__(self, other: "IouCounts") -> "IouCounts":
         return IouCounts(self.common + other.common, self.either + other.either)
 
+    def at(self, threshold: float) -> Float[Tensor, "L"]:
+        """The IoU of each class at one of IOU_THRESHOLDS; NaN for a class that neither side has anywhere then."""
+        index = IOU_THRESHOLDS.index(threshold)
+        return self.common[:, index] / self.either[:, index]
+
+    def best_thresholds(self) -> Float[Tensor, "L"]:
+        """At which threshold each class has its best IoU (the lowest of several); NaN as in `best`."""
+        best = (self.common / self.either).nan_to_num(-1.0).argmax(dim=1)
+        return torch.tensor(IOU_THRESHOLDS)[best.cpu()].masked_fill((self.either == 0).all(1).cpu(), math.nan)
+
     def best(self) -> Float[Tensor, "L"]:
         """The IoU of each class at its best threshold; NaN for a class that neither side has anywhere."""
         return (self.common / self.either).nan_to_num(-1.0).amax(dim=1).masked_fill((self.either == 0).all(1), math.nan)

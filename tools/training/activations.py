@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from perception.detector import Detector
+from tools.training.network import Network
 
 
-def recompute_activations(detector: Detector) -> None:
+def recompute_activations(network: Network) -> None:
     """Let the camera backbone and the fusion, where most of the memory goes, compute again what they need."""
-    for module in (detector.camera and detector.camera.backbone, detector.fusion):
+    for module in (network.camera and network.camera.backbone, getattr(network, "fusion", None)):
         if module is not None:
             _recompute(module)
 

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from perception.detector import Detector
+from tools.training.network import Network
 
 
 class MovingAverage:
@@ -14,12 +14,12 @@ class MovingAverage:
     stay in it for thousands of steps.
     """
 
-    def __init__(self, network: Detector, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self._decay = decay
 
     @torch.no_grad()
-    def update(self, network: Detector, updates: int) -> None:
+    def update(self, network: Network, updates: int) -> None:
         """Move towards the network's present weights; `updates` counts the calls before this one."""
         decay = min(self._decay, (1 + updates) / (10 + updates))
         present = network.state_dict()

@@ -33,6 +33,7 @@ from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
 from tools.training.metrics_log import MetricsLog
+from tools.training.network import Network, network_of
 from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
@@ -77,9 +78,12 @@ class TrainingLoop:
         *,
         resume: bool,
         log: Callable[[str], None],
+        start: Callable[[Network], object] | None = None,
         validation: Validation | None = None,
     ) -> None:
-        """`log` gets a sentence for everything out of the ordinary. `validation`: where the config asks for some."""
+        """`log` gets a sentence for everything out of the ordinary. `start` puts weights into a new network before the
+        first step; a resumed run has its own. `validation`: where the config asks for some.
+        """
         self._settings = config.training
         self._config_json = config_to_json(config)
         self._dataset = dataset
@@ -90,7 +94,9 @@ class TrainingLoop:
         self._order = order_of_samples(dataset, self._settings, processes.count)
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
-        self._detector = Detector(config.detector).to(processes.device)
+        self._detector = network_of(config).to(processes.device)
+        if start is not None and not resume:
+            start(self._detector)
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
         self._optimizer = make_optimizer(self._detector, self._settings)
         self._scaler = GradScaler(processes.device.type) if self._settings.precision == "fp16" else None
@@ -113,7 +119,7 @@ class TrainingLoop:
         self._missing = MissingSensors()
 
     @property
-    def detector(self) -> Detector:
+    def detector(self) -> Network:
         """The network with the averaged weights, in eval mode."""
         return self._average.network
 
@@ -185,9 +191,12 @@ class TrainingLoop:
     def _validate(self) -> Validated | None:
         """Validate where it is time to; keep the best weights. In the first process the figures, otherwise None."""
         step, every = self._state.step, self._settings.validate_every
+        network = self._average.network
         if self._validation is None or every is None or (step % every and step < self._total_steps):
             return None
-        validated = self._validation.measure(self._average.network)
+        if not isinstance(network, Detector):
+            raise TypeError("only a detector can be validated")
+        validated = self._validation.measure(network)
         # Only the first process has the figures, and all must know whether to go on.
         known = torch.tensor(0.0 if validated is None else validated.nds, dtype=torch.float64)
         nds = float(self._processes.mean(known.to(self._processes.device))) * self._processes.count
@@ -272,7 +281,7 @@ class TrainingLoop:
         for one in loaded:
             for token, faults, impairments in zip(one.batch.tokens, one.faults, one.impairments, strict=True):
                 self._missing.add(token, faults, impairments)
-            if one.batch.boxes is None:
+            if settings.objective == "detection" and one.batch.boxes is None:
                 raise InputRefused(f"sample {one.unannotated[0]} has no annotations: train on a split that has some.")
         result = training_step(
             self._model,

@@ -100,18 +100,29 @@ def load_detector(run: Path, device: torch.device | None = None) -> tuple[RunCon
     A run that is not finished gives the averaged weights of its last checkpoint. Raises InputRefused for a folder
     that is no run, and for weights that do not fit its config.
     """
-    folder = RunFolder(run)
     refuse_no_run(run)
-    config = read_config(folder.config)
-    if folder.weights.is_file():
-        weights = folder.weights
-    elif folder.checkpoints.is_dir():
-        weights = newest_checkpoint(folder.checkpoints) / "weights.safetensors"
-    else:
-        raise InputRefused(f"{run} holds neither weights.safetensors nor a checkpoint: train it first.")
-    detector = Detector(_without_pretrained_weights(config.detector))
-    load_weights(detector, weights)
+    config = read_config(RunFolder(run).config)
+    if config.training.objective != "detection":
+        raise InputRefused(
+            f"{run} holds pretrained branches and no detector: train one from it with bevel train --init {run}."
+        )
+    detector = Detector(without_pretrained_weights(config.detector))
+    load_weights(detector, weights_of_run(run))
     return config, detector.to(device or torch.device("cpu")).eval()
+
+
+def weights_of_run(run: Path) -> Path:
+    """The file of a run's averaged weights; of a run that is not finished, those of its last checkpoint.
+
+    Raises InputRefused for a folder that is no run or has no weights yet.
+    """
+    refuse_no_run(run)
+    folder = RunFolder(run)
+    if folder.weights.is_file():
+        return folder.weights
+    if not folder.checkpoints.is_dir():
+        raise InputRefused(f"{run} holds neither weights.safetensors nor a checkpoint: train it first.")
+    return newest_checkpoint(folder.checkpoints) / "weights.safetensors"
 
 
 def refuse_no_run(run: Path) -> None:
@@ -120,7 +131,7 @@ def refuse_no_run(run: Path) -> None:
         raise InputRefused(f"{run} is no run folder: it has no config.json (bevel train writes one).")
 
 
-def _without_pretrained_weights(config: DetectorConfig) -> DetectorConfig:
+def without_pretrained_weights(config: DetectorConfig) -> DetectorConfig:
     """The run's own weights hold the backbone's: the file that they once came from may be on another machine."""
     if config.camera is None:
         return config

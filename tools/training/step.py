@@ -13,10 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from datasets.samples.batch import Batch
-from perception.detector import Detector, Predictions
 from perception.losses import Counts, Losses
 from perception.modality_dropout import drop_modalities
 from tools.training.config import Precision, TrainingConfig
+from tools.training.network import Network
 from tools.training.processes import Processes
 from tools.training.schedule import set_rates
 
@@ -24,21 +24,21 @@ _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch
 
 
 class LossOfBatch(nn.Module):
-    """The detector and its losses as one module, because DistributedDataParallel watches a forward pass only.
+    """The network and its losses as one module, because DistributedDataParallel watches a forward pass only.
 
     The network computes in the `precision` (sparse convolutions, the camera's way to the BEV and what else needs it
     stay in float32 by themselves); the losses are always float32.
     """
 
-    def __init__(self, detector: Detector, precision: Precision = "fp32") -> None:
+    def __init__(self, detector: Network, precision: Precision = "fp32") -> None:
         super().__init__()
         self.detector = detector
         self._dtype = _AUTOCAST.get(precision)
 
     def forward(self, batch: Batch, counts: Counts | None = None) -> Losses:
-        """The losses of a batch that has annotations, divided by `counts` (its own where None)."""
+        """The losses of a batch, annotated where the network learns from that, divided by `counts` (None: its own)."""
         with torch.autocast(batch.images.device.type, self._dtype, enabled=self._dtype is not None):
-            predictions: Predictions = self.detector(batch)
+            predictions = self.detector(batch)
         if self._dtype is not None:
             predictions = _in_float32(predictions)
         losses: Losses = self.detector.losses(predictions, batch, counts=counts)
@@ -136,15 +136,17 @@ def _shared_counts(model: nn.Module, batches: Sequence[Batch], processes: Proces
     """What each batch's losses are divided by so that their mean is the loss of all together; None for a lone batch."""
     if len(batches) * processes.count == 1:
         return None
-    detector = _detector_of(model)
-    each = [detector.loss_counts(batch) for batch in batches]
+    network = _network_of(model)
+    each = [network.loss_counts(batch) for batch in batches]
     names = list(each[0])
+    if not names:  # losses that are means already
+        return None
     mean_of_batches = torch.stack([torch.stack([counts[name] for name in names]) for counts in each]).mean(dim=0)
     mean = processes.mean(mean_of_batches).clamp(min=1.0 / (len(batches) * processes.count))
     return dict(zip(names, mean.unbind(), strict=True))
 
 
-def _detector_of(model: nn.Module) -> Detector:
+def _network_of(model: nn.Module) -> Network:
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     if not isinstance(inner, LossOfBatch):
         raise TypeError("a training step needs a LossOfBatch")

@@ -1,0 +1,144 @@
+"""Train the sensor branches from one another, without annotations; bevel train --init starts a detector from them."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from datasets.faults import InputRefused
+from datasets.samples.fusion_dataset import FusionDataset
+from perception.cross_modal.alignment import CrossModalConfig
+from perception.pretraining import check_pretraining
+from tools.devices import DeviceChoice, limit_threads
+from tools.exit_codes import Degraded, Interrupted
+from tools.open_dataset import DataRoot, open_reader, split_of_reader
+from tools.presets import preset_or_config
+from tools.run_config import RunConfig
+from tools.train import train_in_folder
+from tools.training.loading import MissingSensorsPolicy
+from tools.training.loop import TrainingSummary
+from tools.training.processes import Processes, join_processes
+from tools.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class PretrainArguments:
+    """What `bevel pretrain` takes."""
+
+    config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
+    """A preset (tiny, base) or a config file; its sensor branches are trained."""
+    data_root: DataRoot
+    """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
+    version: str | None = None
+    """The folder of tables, if there are several."""
+    split: str | None = None
+    """An official split, all, or scene names; otherwise mini_train, train or test, as the version has it."""
+    output: Path | None = None
+    """The run folder, otherwise runs/PRESET-pretrained."""
+    loss: Literal["info_nce", "triplet", "max_margin"] | None = None
+    """Which cross-modal loss, instead of the config's (info_nce where it has none)."""
+    steps: int | None = None
+    """Steps, instead of the config's."""
+    seed: int | None = None
+    """Of the first weights, the order of the samples and the cells that are compared, instead of the config's."""
+    workers: int | None = None
+    """Loader processes, instead of the config's."""
+    no_augmentation: bool = False
+    """Samples as recorded: the world is not turned."""
+    resume: bool = False
+    """Go on from the run's last checkpoint."""
+    missing_sensors: MissingSensorsPolicy = "refuse"
+    """What to do about sensor files that are missing or broken."""
+    strict: bool = False
+    """Exit code 4 if sensors were missing."""
+    device: DeviceChoice = "auto"
+    threads: int | None = None
+    """CPU threads, otherwise as many as cores."""
+
+
+def pretrain(arguments: PretrainArguments) -> Path:
+    """Train the branches and return the run folder, which is like that of `bevel train`.
+
+    Raises InputRefused for bad input, Interrupted after Ctrl-C (a checkpoint is saved), Diverged, CommandFailed, and
+    with `strict` Degraded where sensors were missing.
+    """
+    config = pretraining_config(arguments)
+    limit_threads(arguments.threads)
+    run = RunFolder(arguments.output or Path("runs") / f"{Path(arguments.config).stem}-pretrained")
+    with join_processes(arguments.device, config.training.process_timeout) as processes:
+        summary = _pretrain(arguments, config, run, processes)
+    if not summary.finished:
+        raise Interrupted(
+            f"Stopped after step {summary.steps} of {summary.total_steps}, checkpoint saved; go on with: "
+            f"{_resume_command(arguments, run)}"
+        )
+    if arguments.strict and summary.missing.broken_count:
+        raise Degraded(summary.missing.strict_text(), run.path)
+    return run.path
+
+
+def pretraining_config(arguments: PretrainArguments) -> RunConfig:
+    """The preset or the config file, with what the command line changes and without what would read annotations.
+
+    Objects are not pasted and classes not balanced, for both come from annotations; no modality is dropped, for what
+    is compared is two of them. Raises InputRefused as `check_pretraining` has it.
+    """
+    config = preset_or_config(arguments.config)
+    detector, training = config.detector, config.training
+    try:
+        check_pretraining(detector)
+    except ValueError as error:
+        raise InputRefused(f"{arguments.config}: {error}.") from error
+    cross_modal = detector.cross_modal or CrossModalConfig()
+    if arguments.loss is not None:
+        cross_modal = replace(cross_modal, kind=arguments.loss)
+    augmentation = training.augmentation
+    if augmentation is not None:
+        augmentation = None if arguments.no_augmentation else replace(augmentation, paste=None)
+    try:
+        training = replace(
+            training,
+            objective="cross_modal",
+            sampling="plain",
+            modality_dropout=0.0,
+            validate_every=None,
+            patience=None,
+            augmentation=augmentation,
+            steps=training.steps if arguments.steps is None else arguments.steps,
+            epochs=training.epochs if arguments.steps is None else None,
+            seed=training.seed if arguments.seed is None else arguments.seed,
+            workers=training.workers if arguments.workers is None else arguments.workers,
+        )
+    except ValueError as error:
+        raise InputRefused(f"On the command line: {error}.") from error
+    return replace(config, detector=replace(detector, cross_modal=cross_modal), training=training)
+
+
+def _resume_command(arguments: PretrainArguments, run: RunFolder) -> str:
+    words = ["bevel", "pretrain", arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
+    options = ("version", "split", "loss", "steps", "seed", "workers", "missing_sensors", "device", "threads")
+    for option in options:
+        value = getattr(arguments, option)
+        if value != getattr(PretrainArguments, option):
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    flags = [f"--{name.replace('_', '-')}" for name in ("no_augmentation", "strict") if getattr(arguments, name)]
+    return shlex.join([*words, *flags, "--resume"])
+
+
+def _pretrain(arguments: PretrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
+    settings = config.training
+    reader = open_reader(arguments.data_root, arguments.version, config.sample, channels=config.sample.channels)
+    split = arguments.split or split_of_reader(reader, "pretrain")
+    tokens = reader.frame_tokens(split)
+    dataset = FusionDataset(reader, tokens, config.sample, augmentation=settings.augmentation, seed=settings.seed)
+    return train_in_folder(
+        config,
+        dataset,
+        split,
+        run,
+        processes,
+        resume=arguments.resume,
+        missing_sensors=arguments.missing_sensors,
+    )
