@@ -45,5 +45,5 @@ def test_spconv_has_one_door() -> None:
     importers = {
         str(path.relative_to(ROOT)) for path in SOURCES if imported_packages(path) & {"spconv", "spconv_triton"}
     }
-    # And a benchmark that compares with its voxeliser.
-    assert importers <= {"perception/sparse.py", "tools/benchmarks/samples.py"}
+    # And benchmarks that compare with its voxeliser, and with its layers called directly.
+    assert importers <= {"perception/sparse.py", "tools/benchmarks/samples.py", "tools/benchmarks/lidar_encoder.py"}

@@ -260,11 +260,9 @@ def test_the_presets_have_the_size_they_promise(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", [small, large])
-def test_a_preset_that_no_other_test_runs_detects(preset: Callable[[], DetectorConfig]) -> None:
-    network = Detector(preset())
+def test_small_detects() -> None:
     batch = random_batch(1, torch.Generator().manual_seed(0), image_size=(64, 128))
-    assert network.detect(batch)[0].centers.isfinite().all()
+    assert Detector(small()).detect(batch)[0].centers.isfinite().all()
 
 
 def test_modality_dropout_draws_every_subset_and_never_none() -> None:
