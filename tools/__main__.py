@@ -50,7 +50,9 @@ VERBS = (
     Verb("visualize", "VisualizeArguments", "visualize", "pictures: cameras and BEV with annotations and detections"),
     Verb("replay", "ReplayArguments", "replay", "run a scene through the detector in recorded order, write MCAP"),
     Verb("export", "ExportArguments", "export", "the dense part of a run's detector as ONNX, if onnxruntime agrees"),
-    Verb("bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data, evaluate, train"),
+    Verb(
+        "bench", "BenchArguments", "bench", "what things cost on this machine: simulate, data, evaluate, train, model"
+    ),
     Verb(
         "statistics",
         "StatisticsArguments",
