@@ -17,7 +17,8 @@ from datasets.samples.batch import Batch
 from perception.detector import Detector
 from perception.sparse import SparseConv, SparseTensor
 from tools.training.config import TrainingConfig
-from tools.training.step import LossOfBatch, make_optimizer
+from tools.training.optimizer import make_optimizer
+from tools.training.step import LossOfBatch
 
 # Parts of a detector in the order in which they run: what the row is called, and the modules that belong to it.
 _PARTS: Mapping[str, tuple[str, ...]] = {
@@ -84,11 +85,11 @@ def part_costs(detector: Detector, batch: Batch) -> dict[str, PartCost]:
     """
     parts, at_work = _Parts(detector), [_REST]
     kept: dict[str, dict[StorageWeakRef, int]] = defaultdict(dict)
-    own = {StorageWeakRef(tensor.untyped_storage()) for tensor in (*detector.parameters(), *detector.buffers())}
+    own = {_storage(tensor) for tensor in (*detector.parameters(), *detector.buffers())}
 
     def keep(tensor: Tensor) -> None:
         # A weak reference: memory that is given away again must not be taken for another tensor's.
-        storage = StorageWeakRef(_values(tensor).untyped_storage())
+        storage = _storage(tensor)
         if storage not in own:
             kept[at_work[-1]].setdefault(storage, _values(tensor).untyped_storage().nbytes())
 
@@ -215,6 +216,10 @@ def _product_flop(left: Tensor, right: Tensor, *, out_val: Tensor, **_: Any) -> 
 
 
 _product_flop._get_raw = True  # type: ignore[attr-defined]  # the counter then gives the tensors and not their shapes
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(_values(tensor).untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def _values(tensor: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ def bench_lidar_encoder(
     first = next(layer for layer in encoder.layers.modules() if isinstance(layer, SparseConv))
     channels = first.conv.in_channels
     if isinstance(encoder, VoxelEncoder):
-        indices, shape = voxels.indices, encoder.shape
+        indices = voxels.indices
+        shape: tuple[int, ...] = encoder.shape
     else:
         indices, shape = voxels.indices[:, [0, 2, 3]].contiguous(), encoder.grid.shape[1:]
     features = torch.randn(len(indices), channels, generator=torch.Generator().manual_seed(0))
@@ -39,7 +40,7 @@ def bench_lidar_encoder(
 
     def by_spconv() -> Tensor:
         with torch.no_grad():
-            return direct(features, indices, shape, points.batch_size)
+            return cast(Tensor, direct(features, indices, shape, points.batch_size))
 
     # spconv indexes with a list, of which torch warns.
     warnings.filterwarnings("ignore", message="Using a non-tuple sequence")
