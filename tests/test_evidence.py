@@ -13,7 +13,7 @@ from tests.small_run import small_config
 from tools.__main__ import main
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained, read_evidence, write_evidence
-from tools.evidence_studies import STUDIES, Study, Variant, config_digest, variants
+from tools.evidence_studies import STUDIES, Study, Variant, variants
 from tools.exit_codes import ExitCode
 from tools.run_config import RunConfig, config_from_json, config_to_json, write_config
 
@@ -39,7 +39,7 @@ def test_variants_differ_from_the_config_in_what_the_study_is_about_alone() -> N
     for study in STUDIES:
         rows = variants(study, config)
         assert len({row.name for row in rows}) == len(rows) >= 2
-        assert len({config_digest(row.config) for row in rows}) == len(rows)
+        assert len({row.trial(0).digest for row in rows}) == len(rows)
         for row in rows:
             assert config_from_json(config_to_json(row.config), "variant") == row.config
             same = replace(row.config, detector=config.detector, sample=config.sample)
@@ -48,7 +48,9 @@ def test_variants_differ_from_the_config_in_what_the_study_is_about_alone() -> N
             assert same == config
     sensors = {row.name: row.config for row in variants("sensors", config)}
     assert len(sensors) == 14
-    assert sensors["camera + lidar + radar + pose"] == config
+    assert sensors["camera + lidar + radar, pose and memory"].detector.temporal is not None
+    everything = config.detector
+    assert sensors["camera + lidar + radar"].detector == replace(everything, pose=None)
     radar = sensors["radar"]
     assert radar.detector.sensors == ("radar",)
     assert radar.detector.pose is None
@@ -65,7 +67,8 @@ def test_a_config_without_a_branch_is_refused() -> None:
     remembering = replace(config, detector=replace(config.detector, temporal=TemporalConfig()))
     with pytest.raises(InputRefused, match="late fusion"):
         variants("strategies", remembering)
-    assert all(row.config.detector.temporal is not None for row in variants("sensors", remembering))
+    for row in variants("sensors", remembering):
+        assert (row.config.detector.temporal is not None) == row.name.endswith("memory")
 
 
 def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> None:
@@ -74,7 +77,7 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
     figures = [(first, 0, 0.1), (first, 1, 0.3), (second, 0, 0.25)]
     evidence = Evidence(BASIS)
     for row, seed, mean_ap in figures:
-        evidence = evidence.with_trained(trained(config_digest(row.with_seed(seed)), seed, mean_ap))
+        evidence = evidence.with_trained(trained(row.trial(seed).digest, seed, mean_ap))
     page = evidence_page(evidence, rows, seeds=2)
     # The sample's standard deviation of 0.1 and 0.3 is sqrt(0.02).
     assert "| detection alone | 2 | 492 k | 0.200 ± 0.141 | 0.300 ± 0.141 | 0.500 ± 0.000 |" in page
@@ -85,7 +88,7 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
 
 def test_the_sensors_have_tables_by_class_distance_and_condition() -> None:
     rows: dict[Study, tuple[Variant, ...]] = {"sensors": variants("sensors", small_config(2))}
-    evidence = Evidence(BASIS).with_trained(trained(config_digest(rows["sensors"][0].with_seed(0)), 0, 0.4))
+    evidence = Evidence(BASIS).with_trained(trained(rows["sensors"][0].trial(0).digest, 0, 0.4))
     page = evidence_page(evidence, rows, seeds=1)
     assert "|  | car |\n| --- | --- |\n| camera | 0.400 |" in page
     assert "|  | 0 to 20 m |\n| --- | --- |\n| camera | 0.400 |" in page
@@ -115,12 +118,12 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     assert main([*words, "losses"]) == ExitCode.FINE
     assert capsys.readouterr().out.splitlines()[-1] == str(output / "evidence.md")
     first = json.loads((output / "evidence.json").read_text())["trained"]
-    assert len(first) == len(list((output / "runs").iterdir())) == 4
+    assert len(first) == len(list((output / "runs").iterdir())) == 5
     # The subsets' study begins with what "detection alone" has trained; a run is not trained twice.
     weights = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/weights.safetensors")}
     assert main([*words, "losses", "subsets"]) == ExitCode.FINE
     both = json.loads((output / "evidence.json").read_text())["trained"]
-    assert len(both) == 5
+    assert len(both) == 6
     assert all(path.stat().st_mtime_ns == written for path, written in weights.items())
     subsets = [one["subsets"] for one in both if one["subsets"]]
     assert len(subsets) == 2

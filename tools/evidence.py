@@ -23,10 +23,11 @@ from tools.devices import DeviceChoice, limit_threads
 from tools.evaluate import EvaluateArguments, measure
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Trained, read_evidence, trained_from, write_evidence
-from tools.evidence_studies import STUDIES, Study, Variant, config_digest, variants
+from tools.evidence_studies import STUDIES, Study, Trial, Variant, config_digest, variants
 from tools.exit_codes import Interrupted
 from tools.open_dataset import DataRoot, open_tables, tables_root
 from tools.presets import preset_or_config
+from tools.pretrain import PretrainArguments, pretrain
 from tools.report import read_training_log
 from tools.robustness import RobustnessArguments, robustness
 from tools.robustness_rows import read_measured
@@ -102,13 +103,13 @@ class _Studies:
         """Every training of a study that has not been measured, seed by seed: early tables have all rows."""
         for seed in range(self._arguments.seeds):
             for row in rows:
-                config = row.with_seed(seed)
-                trained = self.evidence.of(config_digest(config))
+                trial = row.trial(seed)
+                trained = self.evidence.of(trial.digest)
                 if trained is None:
                     print(f"{study}: {row.name}, seed {seed}", file=sys.stderr, flush=True)
-                    trained = self._trained(config)
+                    trained = self._trained(trial)
                 if study == "subsets" and not trained.subsets:
-                    trained = replace(trained, subsets=self._subsets(config))
+                    trained = replace(trained, subsets=self._subsets(trial))
                 self._keep(self.evidence.with_trained(trained))
         if study == "strategies":
             self._keep(replace(self.evidence, latencies=self.evidence.latencies | self._latencies(rows)))
@@ -117,18 +118,19 @@ class _Studies:
         self.evidence = evidence
         write_evidence(self.file, evidence)
 
-    def _run(self, config: RunConfig) -> RunFolder:
-        return RunFolder(self._arguments.output / "runs" / config_digest(config))
+    def _run(self, trial: Trial) -> RunFolder:
+        return RunFolder(self._arguments.output / "runs" / trial.digest)
 
-    def _trained(self, config: RunConfig) -> Trained:
-        arguments, folder, basis = self._arguments, self._run(config), self.evidence.basis
-        path = arguments.output / "configs" / f"{config_digest(config)}.json"
+    def _trained(self, trial: Trial) -> Trained:
+        arguments, folder, basis = self._arguments, self._run(trial), self.evidence.basis
+        path = arguments.output / "configs" / f"{config_digest(trial.config)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_config(path, config)
+        write_config(path, trial.config)
+        begun = None
+        if trial.pretrained:
+            begun = self._pretrained(path)
         if not folder.weights.is_file():
-            resume = folder.config.is_file() and bool(checkpoints(folder.checkpoints))
-            if not resume:
-                shutil.rmtree(folder.path, ignore_errors=True)  # killed before its first checkpoint
+            resume = _can_resume(folder)
             train(
                 TrainArguments(
                     str(path),
@@ -136,6 +138,7 @@ class _Studies:
                     version=basis.version,
                     split=basis.split,
                     output=folder.path,
+                    init=None if resume else begun,
                     resume=resume,
                     device=arguments.device,
                 )
@@ -153,14 +156,31 @@ class _Studies:
         _, detector = load_detector(folder.path)
         parameters = sum(parameter.numel() for parameter in detector.parameters())
         seconds = read_training_log(folder.metrics)[-1]["seconds"]
-        digest = config_digest(config)
-        return trained_from(digest, config.training.seed, parameters, seconds, evaluation.metrics, analysis)
+        seed = trial.config.training.seed
+        return trained_from(trial.digest, seed, parameters, seconds, evaluation.metrics, analysis)
 
-    def _subsets(self, config: RunConfig) -> dict[str, tuple[float, float]]:
+    def _pretrained(self, config: Path) -> Path:
+        """The branches of a config after `bevel pretrain`, for as many steps as the detector is trained."""
+        folder = RunFolder(self._arguments.output / "pretrained" / config.stem)
+        if not folder.weights.is_file():
+            pretrain(
+                PretrainArguments(
+                    str(config),
+                    self._arguments.data_root,
+                    version=self.evidence.basis.version,
+                    split=self.evidence.basis.split,
+                    output=folder.path,
+                    resume=_can_resume(folder),
+                    device=self._arguments.device,
+                )
+            )
+        return folder.path
+
+    def _subsets(self, trial: Trial) -> dict[str, tuple[float, float]]:
         """One checkpoint with every proper subset of its sensors, by `bevel robustness`."""
         folder = robustness(
             RobustnessArguments(
-                self._run(config).path,
+                self._run(trial).path,
                 self._arguments.data_root,
                 version=self.evidence.basis.version,
                 split=self.evidence.basis.val_split,
@@ -176,11 +196,19 @@ class _Studies:
         frame = self._reader.frame(tokens[len(tokens) // 2])
         ways: dict[str, Callable[[], object]] = {}
         for row in rows:
-            config, detector = load_detector(self._run(row.with_seed(0)).path)
+            config, detector = load_detector(self._run(row.trial(0)).path)
             batch = collate([make_sample(frame, config.sample)])
-            ways[config_digest(row.with_seed(0))] = partial(detector.detect, batch)
+            ways[row.trial(0).digest] = partial(detector.detect, batch)
         with one_thread():
             return interleaved(ways, rounds=5, repeats=3)
+
+
+def _can_resume(folder: RunFolder) -> bool:
+    """Whether a training was interrupted there; what was killed before its first checkpoint is cleared away."""
+    if folder.config.is_file() and checkpoints(folder.checkpoints):
+        return True
+    shutil.rmtree(folder.path, ignore_errors=True)
+    return False
 
 
 def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesReader) -> EvidenceBasis:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tools.evaluation_analysis import SHORT_NAMES
 from tools.evidence_rows import Evidence, Spread, Trained
-from tools.evidence_studies import Study, Variant, config_digest
+from tools.evidence_studies import Study, Variant
 
 _TITLES: Mapping[Study, str] = {
     "sensors": "Sensors: what each is worth",
@@ -36,7 +36,7 @@ def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]],
 
 
 def _trainings(evidence: Evidence, row: Variant, seeds: int) -> list[Trained]:
-    of_seeds = (evidence.of(config_digest(row.with_seed(seed))) for seed in range(seeds))
+    of_seeds = (evidence.of(row.trial(seed).digest) for seed in range(seeds))
     return [trained for trained in of_seeds if trained is not None]
 
 

@@ -11,6 +11,7 @@ from perception.cross_modal.alignment import CrossModalConfig, CrossModalKind
 from perception.fusion.build import FusionKind, fusion_config
 from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import SegmentationConfig
+from perception.temporal import TemporalConfig
 from tools.run_config import RunConfig, config_to_json
 
 Study = Literal["sensors", "strategies", "subsets", "losses", "tasks"]
@@ -30,15 +31,30 @@ _DROPOUT = 0.5
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One training. `pretrained`: its branches have learnt from one another before, for as many steps."""
+
+    config: RunConfig
+    pretrained: bool
+
+    @property
+    def digest(self) -> str:
+        """What a training is found by: equal ones happen once, whatever studies they are in."""
+        return config_digest(self.config) + ("-pretrained" if self.pretrained else "")
+
+
+@dataclass(frozen=True)
 class Variant:
     """A row of a study: its name, and what is trained with each seed."""
 
     name: str
     config: RunConfig
+    pretrained: bool = False
 
-    def with_seed(self, seed: int) -> RunConfig:
-        """The config of one training."""
-        return replace(self.config, training=replace(self.config.training, seed=seed))
+    def trial(self, seed: int) -> Trial:
+        """The training with a seed."""
+        config = replace(self.config, training=replace(self.config.training, seed=seed))
+        return Trial(config, self.pretrained)
 
 
 def variants(study: Study, config: RunConfig) -> tuple[Variant, ...]:
@@ -57,28 +73,32 @@ def variants(study: Study, config: RunConfig) -> tuple[Variant, ...]:
 
 
 def config_digest(config: RunConfig) -> str:
-    """What a training is found by: equal configs are trained once, whatever studies they are in."""
+    """A name for a config."""
     return hashlib.sha256(config_to_json(config).encode()).hexdigest()[:12]
 
 
 def _sensors(config: RunConfig) -> tuple[Variant, ...]:
     rows = []
-    for pose in (False, True):
+    for motion in (False, True):
         for kept in _SUBSETS:
-            name = " + ".join((*kept, *(("pose",) if pose else ())))
-            rows.append(Variant(name, _with_branches(config, kept, pose)))
+            name = " + ".join(kept) + (", pose and memory" if motion else "")
+            rows.append(Variant(name, _with_branches(config, kept, motion)))
     return tuple(rows)
 
 
-def _with_branches(config: RunConfig, kept: tuple[Modality, ...], pose: bool) -> RunConfig:
-    """The same network without the branches of the other sensors; nothing is trained on what it does not have."""
+def _with_branches(config: RunConfig, kept: tuple[Modality, ...], motion: bool) -> RunConfig:
+    """The same network without the branches of the other sensors; nothing is trained on what it does not have.
+
+    `motion`: it knows the vehicle's motion and remembers the frame before; otherwise neither.
+    """
     detector = config.detector
     detector = replace(
         detector,
         camera=detector.camera if "camera" in kept else None,
         lidar=detector.lidar if "lidar" in kept else None,
         radar=detector.radar if "radar" in kept else None,
-        pose=detector.pose if pose else None,
+        pose=detector.pose if motion else None,
+        temporal=(detector.temporal or TemporalConfig()) if motion else None,
     )
     return RunConfig(config.sample, detector, config.training)
 
@@ -114,7 +134,7 @@ def _losses(config: RunConfig) -> tuple[Variant, ...]:
         Variant(kind, replace(config, detector=replace(config.detector, cross_modal=CrossModalConfig(kind=kind))))
         for kind in kinds
     ]
-    return Variant("detection alone", config), *beside
+    return Variant("detection alone", config), *beside, Variant("pretrained", config, pretrained=True)
 
 
 def _tasks(config: RunConfig) -> tuple[Variant, ...]:
