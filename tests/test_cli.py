@@ -55,7 +55,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     ("words", "named"),
     [
         (("train", "tiny", "--data-root", "no/such/folder", "--output", "{}/run"), "no/such/folder"),
-        (("train", "large", "--data-root", "."), "neither a preset"),
+        (("train", "huge", "--data-root", "."), "neither a preset"),
         (("predict", "no/such/run", "--data-root", "."), "no/such/run"),
         (("evaluate", "no/such/run", "--data-root", "."), "no/such/run"),
         (("predict", "no/such/run", "--data-root", ".", "--threads", "0"), "--threads"),
