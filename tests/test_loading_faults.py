@@ -41,6 +41,9 @@ class FaultyReader:
             self._fault()
         return self._reader.frame(token)
 
+    def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
+        return self._reader.earlier_tokens(token, count)
+
     def annotations(self, token: str) -> Annotations | None:
         return self._reader.annotations(token)
 
