@@ -16,6 +16,7 @@ from pathlib import Path
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.evaluation import SplitEvaluation
+from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.writing.unfinished import can_go_on
@@ -41,6 +42,8 @@ DEMO_WORLD = WorldConfig(scenes=10, keyframes=10, image_width=480, seed=0, condi
 _TIMED_STEPS, _WARM_UP_STEPS = 10, 4
 _FEWEST_STEPS, _MOST_STEPS = 20, 2000
 _PICTURES = 5
+# The checkpoint that comes with Bevel (tools/shipped_runs.py).
+_START = "tiny"
 _MIN_SCORE = 0.2
 
 
@@ -52,6 +55,8 @@ class DemoArguments:
     """The folder for everything; the world in it is used again, an unfinished training goes on."""
     minutes: float = 6.0
     """How long to train; the whole takes about three minutes more on two cores."""
+    from_scratch: bool = False
+    """Train a new network, instead of going on with the one that comes with Bevel."""
 
 
 def demo(arguments: DemoArguments) -> Path:
@@ -66,11 +71,15 @@ def demo(arguments: DemoArguments) -> Path:
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "demo-config.json"
     write_config(path, config)
-    return run_demo(arguments.output, arguments.minutes, DEMO_WORLD, str(path))
+    start = None if arguments.from_scratch else Path(_START)
+    return run_demo(arguments.output, arguments.minutes, DEMO_WORLD, str(path), start)
 
 
-def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: str) -> Path:
-    """As `demo`, in a world of any size that has scenes of both splits, with any preset or config file."""
+def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: str, start: Path | None = None) -> Path:
+    """As `demo`, in a world of any size that has scenes of both splits, with any preset or config file.
+
+    start: the run, or shipped checkpoint, whose weights the training goes on with; None: from new ones.
+    """
     if not 0 < minutes < math.inf:
         raise InputRefused(f"--minutes must be positive, not {minutes}.")
     stages = _Stages(time.perf_counter())
@@ -78,8 +87,14 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: st
         world, reused = prepare_world(output, world_config)
         if reused:
             print(f"{world} is there already and is used again.")
-    with stages.stage("training"):
-        run = _train(world, output / "run", minutes, config)
+    before: DetectionMetrics | None = None
+    if start is not None:
+        with stages.stage(f"metrics of {start}, which has never seen this world"):
+            evaluated = EvaluateArguments(start, world, split=_VAL_SPLIT, output=output / "evaluation-before")
+            before = measure(evaluated)[1].metrics
+            print(f"mAP {before.mean_ap:.4f}   NDS {before.nds:.4f}")
+    with stages.stage("training" if start is None else f"training, from the weights of {start}"):
+        run = _train(world, output / "run", minutes, config, start)
     with stages.stage("metrics on scenes that were not trained on"):
         evaluated = EvaluateArguments(run, world, split=_VAL_SPLIT, output=output / "evaluation")
         _, evaluation, missing = measure(evaluated)
@@ -92,7 +107,9 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: st
         print(summary.text())
         if summary.keyframe_count < summary.keyframe_total:
             raise Interrupted("Stopped in the replay; the same command goes on with what is there.")
-    done = _Done(output, world_config, config, world, run, evaluation, missing, tuple(pictures), summary, stages)
+    done = _Done(
+        output, world_config, config, start, world, run, before, evaluation, missing, tuple(pictures), summary, stages
+    )
     return write_report(output / "report.html", _content(done))
 
 
@@ -124,7 +141,7 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
     return world, False
 
 
-def _train(world: Path, run: Path, minutes: float, config: str) -> Path:
+def _train(world: Path, run: Path, minutes: float, config: str, start: Path | None) -> Path:
     """Train for about so long; an unfinished run of the demo goes on, a finished one makes room for a new one."""
     folder, marker = RunFolder(run), run.parent / "run.json"
     if folder.config.is_file() and marker.is_file():
@@ -136,7 +153,7 @@ def _train(world: Path, run: Path, minutes: float, config: str) -> Path:
     steps = min(max(round(minutes * 60 / seconds), _FEWEST_STEPS), _MOST_STEPS)
     print(f"A step takes {seconds:.2f} s here: {steps} steps in about {duration_text(steps * seconds)}.")
     write_atomically(marker, json.dumps({"written_by": "bevel demo", "steps": steps}).encode())
-    return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, steps=steps))
+    return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, init=start, steps=steps))
 
 
 def _seconds_per_step(world: Path, scratch: Path, config: str) -> float:
@@ -190,8 +207,10 @@ class _Done:
     output: Path
     world_config: WorldConfig
     config: str
+    start: Path | None
     world: Path
     run: Path
+    before: DetectionMetrics | None
     evaluation: SplitEvaluation
     missing: MissingSensors
     pictures: tuple[Path, ...]
@@ -205,7 +224,9 @@ def _content(done: _Done) -> ReportContent:
     metrics, found = done.evaluation.metrics, done.evaluation.found
     present = sum(map(bool, metrics.ground_truth.values()))
     durations = "\n".join(f"{duration_text(seconds):>9}  {name}" for name, seconds in done.stages.seconds.items())
+    before = [] if done.before is None else [(f"NDS of {done.start} before", f"{done.before.nds:.3f}")]
     facts = [
+        *before,
         ("NDS", f"{metrics.nds:.3f}"),
         ("mAP", f"{metrics.mean_ap:.3f}"),
         (f"mAP of the {present} classes present", f"{metrics.mean_ap_present:.3f}"),
@@ -219,7 +240,8 @@ def _content(done: _Done) -> ReportContent:
         sentence=(
             "Six cameras, a LiDAR, five radars and the vehicle's motion, fused in one bird's-eye view. Everything here "
             "was made on this machine: a synthetic world in nuScenes format, a detector trained on most of its "
-            "scenes, and figures and pictures of scenes that it never saw."
+            f"scenes{'' if done.start is None else f' (from the weights of {done.start}, which come with Bevel)'}, and "
+            "figures and pictures of scenes that it never saw."
         ),
         facts=facts,
         commands=_commands(done, len(log)),
@@ -249,9 +271,10 @@ def _commands(done: _Done, steps: int) -> list[str]:
     world, run, config = str(done.world), str(done.run), done.world_config
     size = ["--scenes", config.scenes, "--keyframes", config.keyframes, "--image-width", config.image_width]
     data = ["--data-root", world]
+    init = [] if done.start is None else ["--init", done.start]
     lines = [
         ["simulate", world, *size, "--seed", config.seed],
-        ["train", done.config, *data, "--split", _TRAIN_SPLIT, "--output", run, "--steps", steps],
+        ["train", done.config, *data, "--split", _TRAIN_SPLIT, "--output", run, "--steps", steps, *init],
         ["evaluate", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "evaluation"],
         ["visualize", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "pictures"],
         ["replay", done.replay.path.stem, "--run", run, *data, "--output", done.output / "replay"],

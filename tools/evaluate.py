@@ -1,7 +1,7 @@
 """mAP, NDS and the five errors of the official nuScenes metric, of a run or of a results file."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +22,7 @@ from tools.map_scores import MapScorer
 from tools.missing_sensors import MissingSensors
 from tools.open_dataset import DataRoot, tables_root
 from tools.predict import PredictArguments, predict_to_file, refuse_loader_options
+from tools.shipped_runs import folder_of_outputs, run_or_shipped
 from tools.training.loading import MissingSensorsPolicy
 
 _MOST_SHOWN = 20  # differences from the devkit
@@ -32,7 +33,7 @@ class EvaluateArguments:
     """What `bevel evaluate` takes."""
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|RESULTS.JSON")]]
-    """The run folder of `bevel train`, or detections in nuScenes' results format."""
+    """The run folder of `bevel train` (tiny: the one that comes with Bevel), or detections in nuScenes' format."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
@@ -126,6 +127,7 @@ def _score_and_analyse(arguments: EvaluateArguments, found: ToScore) -> None:
 def find_or_detect(arguments: EvaluateArguments) -> ToScore:
     """The results that are to be scored; a run's are made first. Raises InputRefused for bad input."""
     limit_threads(arguments.threads)
+    arguments = replace(arguments, source=run_or_shipped(arguments.source))
     source, missing, maps = arguments.source, MissingSensors(), MapScorer()
     if not source.exists():
         raise InputRefused(f"{source}: there is no such run folder or results file.")
@@ -133,7 +135,7 @@ def find_or_detect(arguments: EvaluateArguments) -> ToScore:
     root = tables_root(arguments.data_root)
     version = find_version(root, arguments.version)
     split = arguments.split or default_split(version, "evaluate")
-    folder = source if source.is_dir() else source.parent
+    folder = folder_of_outputs(source) if source.is_dir() else source.parent
     output = arguments.output or folder / f"evaluation-{split_in_file_name(split)}"
     if output.exists() and not output.is_dir():
         raise InputRefused(f"{output} is a file: name a folder with --output.")

@@ -17,6 +17,7 @@ from perception.dense_part import DenseInputs, DensePart, example_inputs, refere
 from perception.detector import Detector
 from tools.exit_codes import Disagreement
 from tools.run_config import RunConfig, config_to_json
+from tools.shipped_runs import folder_of_outputs, run_or_shipped
 from tools.training.run_folder import load_detector
 
 OPSET = 17
@@ -29,7 +30,7 @@ class ExportArguments:
     """What `bevel export` takes."""
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
-    """The run folder of `bevel train`."""
+    """The run folder of `bevel train`; tiny: the checkpoint that comes with Bevel."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Otherwise RUN/model.onnx."""
 
@@ -41,8 +42,9 @@ def export(arguments: ExportArguments) -> Path:
     file written, where onnxruntime and torch differ.
     """
     refuse_missing_packages()
-    config, detector = load_detector(arguments.run)
-    output = arguments.output or arguments.run / "model.onnx"
+    run = run_or_shipped(arguments.run)
+    config, detector = load_detector(run)
+    output = arguments.output or folder_of_outputs(run) / "model.onnx"
     if output.is_dir():
         raise InputRefused(f"{output} is a folder: name a file with --output.")
     try:

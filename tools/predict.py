@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from tools.map_scores import MapScorer
 from tools.missing_sensors import MissingSensors
 from tools.open_dataset import DataRoot, open_dataset, version_and_split
 from tools.progress import progress
+from tools.shipped_runs import folder_of_outputs, run_or_shipped
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches
 from tools.training.order import EpochIndex
 from tools.training.run_folder import load_detector, refuse_no_run
@@ -33,7 +34,7 @@ class PredictArguments:
     """What `bevel predict` takes."""
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
-    """The run folder of `bevel train`."""
+    """The run folder of `bevel train`; tiny: the checkpoint that comes with Bevel."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
@@ -59,10 +60,11 @@ def predict(arguments: PredictArguments) -> Path:
 
     Raises InputRefused for bad input, and with `strict` Degraded where sensors were missing.
     """
+    arguments = replace(arguments, run=run_or_shipped(arguments.run))
     limit_threads(arguments.threads)
     refuse_no_run(arguments.run)
     version, split = version_and_split(arguments.data_root, arguments.version, arguments.split, "predict")
-    output = arguments.output or arguments.run / f"results-{split_in_file_name(split)}.json"
+    output = arguments.output or folder_of_outputs(arguments.run) / f"results-{split_in_file_name(split)}.json"
     missing = predict_to_file(arguments, version, split, output)
     print(missing.table())
     if arguments.strict and missing.broken_count:

@@ -39,6 +39,7 @@ from tools.missing_sensors import MissingSensors
 from tools.open_dataset import open_tables
 from tools.progress import Progress
 from tools.run_config import RunConfig
+from tools.shipped_runs import run_or_shipped
 from tools.training.interruption import Interruption
 from tools.training.run_folder import load_detector
 
@@ -55,7 +56,7 @@ class ReplayArguments:
     data_root: Path
     """The dataroot: the folder that holds v1.0-mini, say."""
     run: Path | None = None
-    """The run folder of the detector; left out: sensors and annotations only."""
+    """The run folder of the detector, or tiny, which comes with Bevel; left out: sensors and annotations only."""
     version: str | None = None
     """The folder of tables, if there are several."""
     min_score: float = 0.2
@@ -124,7 +125,7 @@ def run_replay(arguments: ReplayArguments) -> ReplaySummary:
     config: RunConfig | None = None
     detector: Detector | None = None
     if arguments.run is not None:
-        config, detector = load_detector(arguments.run, choose_device(arguments.device))
+        config, detector = load_detector(run_or_shipped(arguments.run), choose_device(arguments.device))
     if Path(arguments.scene).suffix in (".mcap", ".bag", ".db3"):
         raise InputRefused(f"{arguments.scene}: recordings are not read yet; give the name of a nuScenes scene.")
     reader = open_tables(arguments.data_root, arguments.version, config.sample if config is not None else None)

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +39,7 @@ from tools.progress import Progress
 from tools.robustness_page import heat_rows, page, summary_text
 from tools.robustness_rows import CLEAN, Basis, Measured, Row, read_rows, row_of, write_rows
 from tools.run_config import RunConfig, config_to_json
+from tools.shipped_runs import folder_of_outputs, run_or_shipped
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.run_folder import load_detector, refuse_no_run
 
@@ -48,7 +49,7 @@ class RobustnessArguments:
     """What `bevel robustness` takes."""
 
     run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
-    """The run folder of `bevel train`."""
+    """The run folder of `bevel train`; tiny: the checkpoint that comes with Bevel."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     version: str | None = None
@@ -104,13 +105,14 @@ def robustness(arguments: RobustnessArguments) -> Path:
 
     Raises InputRefused for bad input, Interrupted after Ctrl-C: rows that were finished stay.
     """
+    arguments = replace(arguments, run=run_or_shipped(arguments.run))
     limit_threads(arguments.threads)
     refuse_no_run(arguments.run)
     refuse_loader_options(arguments.batch_size, arguments.workers)
     root = tables_root(arguments.data_root)
     version = find_version(root, arguments.version)
     split = arguments.split or default_split(version, "evaluate")
-    output = arguments.output or arguments.run / f"robustness-{split_in_file_name(split)}"
+    output = arguments.output or folder_of_outputs(arguments.run) / f"robustness-{split_in_file_name(split)}"
     if output.exists() and not output.is_dir():
         raise InputRefused(f"{output} is a file: name a folder with --output.")
     config, detector = load_detector(arguments.run, choose_device(arguments.device))

@@ -27,6 +27,7 @@ from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_ro
 from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig, read_config
+from tools.shipped_runs import run_or_shipped
 from tools.training.held_out import refuse_held_out_objects
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
@@ -255,7 +256,8 @@ def _validation(
 
 
 def weights_file(run_or_file: Path) -> Path:
-    """The weights of a run, or the file itself. Raises InputRefused for a folder that is no run."""
+    """The weights of a run or a shipped one, or the file itself. Raises InputRefused for a folder that is no run."""
+    run_or_file = run_or_shipped(run_or_file)
     return weights_of_run(run_or_file) if run_or_file.is_dir() else run_or_file
 
 

@@ -27,6 +27,7 @@ from tools.missing_sensors import MissingSensors
 from tools.open_dataset import open_tables
 from tools.progress import progress
 from tools.run_config import RunConfig
+from tools.shipped_runs import run_or_shipped
 from tools.training.run_folder import load_detector
 
 
@@ -37,7 +38,7 @@ class VisualizeArguments:
     data_root: Path
     """The dataroot: the folder that holds v1.0-mini, say."""
     source: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="[RUN|RESULTS.json]")]] = None
-    """A run folder (its detector runs) or a results file; left out: annotations only."""
+    """A run or tiny, which comes with Bevel (the detector runs), or a results file; left out: annotations only."""
     version: str | None = None
     """The folder of tables, if there are several."""
     split: str = "all"
@@ -62,14 +63,15 @@ def visualize(arguments: VisualizeArguments) -> Path:
     """
     limit_threads(arguments.threads)
     view: DetectionSource = NoDetections()
-    if arguments.source is not None and arguments.source.is_dir():
-        config, detector = load_detector(arguments.source, choose_device(arguments.device))
+    source = None if arguments.source is None else run_or_shipped(arguments.source)
+    if source is not None and source.is_dir():
+        config, detector = load_detector(source, choose_device(arguments.device))
         reader = open_tables(arguments.data_root, arguments.version, config.sample)
         view = DetectorView(config, detector, arguments.min_score, reader)
     else:
         reader = open_tables(arguments.data_root, arguments.version, None)
-        if arguments.source is not None:
-            view = ResultsView(read_results(arguments.source), arguments.min_score, str(arguments.source))
+        if source is not None:
+            view = ResultsView(read_results(source), arguments.min_score, str(source))
     missing = MissingSensors()
     draw_frames(reader, _chosen_tokens(reader, arguments), view, arguments.output, missing)
     print(missing.table())
