@@ -74,7 +74,9 @@ class DensePart(nn.Module):
         if camera is None or not isinstance(camera.view, Sampling):
             raise TypeError("the detector was changed")
         features = camera.backbone(images.flatten(0, 1)).unflatten(0, (images.shape[0], images.shape[1]))
-        view = camera.view.dense(features, intrinsics, ego_from_cam, camera_available, camera.backbone.stride)
+        view = camera.view.dense(
+            features, intrinsics, ego_from_cam, camera_available, camera.backbone.stride, camera.backbone.offset
+        )
         bev = camera.neck(view)
         return self.fused(
             torch.stack([bev, lidar_bev, radar_bev], dim=1),

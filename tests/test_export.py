@@ -16,6 +16,7 @@ from perception.detector import Detector
 from perception.fusion.build import FusionKind, fusion_config
 from perception.heads.box_codes import CellIndex
 from perception.heads.query_head import QueryHeadConfig
+from perception.named_backbone import NamedBackboneConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.temporal import TemporalConfig
 from perception.view_transform.lift_splat import LiftSplatConfig
@@ -36,7 +37,7 @@ def _shapes_are_traced() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def config_of(kind: FusionKind, *, query: bool = False) -> RunConfig:
+def config_of(kind: FusionKind, *, query: bool = False, patches: bool = False) -> RunConfig:
     config = small_config(1)
     detector = config.detector
     assert detector.camera is not None
@@ -48,6 +49,9 @@ def config_of(kind: FusionKind, *, query: bool = False) -> RunConfig:
     )
     if query:
         detector = replace(detector, head=QueryHeadConfig(channels=8, hidden=8, queries=10, heads=2, feedforward=8))
+    if patches:  # features lie in the middle of their patches
+        named = NamedBackboneConfig("convnextv2-atto", stride=16, channels=8)
+        detector = replace(detector, camera=replace(detector.camera, backbone=named))
     return replace(config, detector=detector)
 
 
@@ -57,11 +61,18 @@ def detector_of(config: RunConfig) -> Detector:
 
 
 @pytest.mark.parametrize(
-    ("kind", "query"),
-    [("transformer", False), ("concat", False), ("weighted_sum", False), ("attention", False), ("transformer", True)],
+    ("kind", "query", "patches"),
+    [
+        ("transformer", False, False),
+        ("concat", False, False),
+        ("weighted_sum", False, False),
+        ("attention", False, False),
+        ("transformer", True, False),
+        ("concat", False, True),
+    ],
 )
-def test_onnxruntime_gives_what_the_detector_gives(kind: FusionKind, query: bool) -> None:
-    config = config_of(kind, query=query)
+def test_onnxruntime_gives_what_the_detector_gives(kind: FusionKind, query: bool, patches: bool) -> None:
+    config = config_of(kind, query=query, patches=patches)
     detector = detector_of(config)
     part, cases = DensePart(detector), parity_cases(config, detector)
     graph = onnx_bytes(part, cases[-1], config)
