@@ -1,7 +1,7 @@
 """The detector: sensor branches, the fusion, the detection head, and what else is learnt beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
-from datasets.samples.batch import Batch, Modality, PointBatch
+from datasets.samples.batch import Batch, Modality
+from perception.absent_data import points_of, without_absent_data
 from perception.camera_branch import CameraBranch, CameraConfig
 from perception.cross_modal.alignment import CrossModalAlignment, CrossModalConfig
 from perception.cross_modal.places import seen_cells
@@ -277,7 +278,7 @@ class Detector(nn.Module):
             sample, camera = torch.nonzero(batch.camera_available, as_tuple=True)
             stride = self.camera.backbone.stride
             targets = depth_targets(
-                _points_of(batch.lidar, batch.lidar_available),
+                points_of(batch.lidar, batch.lidar_available),
                 batch.intrinsics[sample, camera],
                 batch.ego_from_cam[sample, camera],
                 sample,
@@ -348,7 +349,7 @@ class Detector(nn.Module):
         if not isinstance(lift_splat, LiftSplat) or images is None:  # no picture in the whole batch
             return Losses.of({"bins": predictions.bev.new_zeros(())})
         targets = depth_targets(
-            _points_of(batch.lidar, batch.lidar_available),
+            points_of(batch.lidar, batch.lidar_available),
             images.intrinsics,
             images.ego_from_cam,
             images.sample_index,
@@ -393,26 +394,3 @@ class Detector(nn.Module):
         )
         cells = [zeros if bev is None else bev.permute(0, 2, 3, 1).to(zeros.dtype) for bev in bevs]
         return torch.stack(cells, dim=1).permute(0, 1, 4, 2, 3)
-
-
-def without_absent_data(batch: Batch) -> Batch:
-    """The batch with everything blanked that an unavailable sensor left in it."""
-    camera, pose = batch.camera_available, batch.ego_motion_valid
-    return replace(
-        batch,
-        images=torch.where(camera[..., None, None, None], batch.images, 0),
-        intrinsics=torch.where(camera[..., None, None], batch.intrinsics, torch.eye(3, device=camera.device)),
-        ego_from_cam=torch.where(camera[..., None, None], batch.ego_from_cam, torch.eye(4, device=camera.device)),
-        lidar=_points_of(batch.lidar, batch.lidar_available),
-        # Points do not say which radar they are from: they go when all radars of the sample are unavailable.
-        radar=_points_of(batch.radar, batch.radar_available.any(dim=1)),
-        ego_motion=torch.where(pose[..., None], batch.ego_motion, 0.0),
-    )
-
-
-def _points_of(cloud: PointBatch, available: Bool[Tensor, "B"]) -> PointBatch:
-    """The points of those samples that have the sensor."""
-    if available.all():
-        return cloud
-    kept = available[cloud.sample_index]
-    return PointBatch(cloud.points[kept], cloud.sample_index[kept], cloud.batch_size)

@@ -7,10 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datasets.samples.batch import Batch
+from perception.absent_data import without_absent_data
 from perception.camera_branch import CameraBranch
 from perception.cross_modal.alignment import CrossModalAlignment
 from perception.cross_modal.places import seen_cells
-from perception.detector import DetectorConfig, without_absent_data
+from perception.detector import DetectorConfig
 from perception.fusion.early import EarlyFusionConfig
 from perception.lidar_branch import LidarBranch
 from perception.losses import Counts, Losses
