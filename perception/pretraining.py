@@ -31,6 +31,7 @@ class BranchPretraining(nn.Module):
 
     Self-supervised as CLIP (Radford et al. 2021) is, with sensors in the place of picture and text and with cells of
     the BEV in the place of whole pictures. Weights have the names that they have in a Detector of the same config.
+    The camera branch gets no LiDAR depth (`lidar_depth`): it would only have to hand on what it is to be compared with.
     """
 
     def __init__(self, config: DetectorConfig) -> None:

@@ -16,6 +16,7 @@ from perception.grid import BevGrid
 from perception.lidar_branch import LidarBranch, LidarConfig, PillarEncoderConfig, VoxelEncoderConfig
 from perception.radar_branch import RadarConfig
 from perception.sparse import SparseConv, SparseTensor
+from perception.temporal import TemporalConfig
 from tests.random_batch import random_batch
 from tests.small_run import small_config, small_detector
 from tools.__main__ import main
@@ -103,6 +104,8 @@ def test_the_parts_add_up_and_a_layer_more_is_counted_as_what_it_is() -> None:
     # Its input, what the norm keeps, and what the ReLU keeps: some maps of 8 x 16 x 16.
     assert 1 <= (more["radar"].kept_mib - costs["radar"].kept_mib) / (4 * 8 * 16 * 16 / 2**20) <= 4
     assert more["camera"] == costs["camera"]
+    remembering = part_costs(Detector(replace(config, temporal=TemporalConfig())), batch)
+    assert remembering["temporal"].parameters > 0
     # Without a site no pair.
     without = part_costs(Detector(config), replace(batch, lidar=batch.lidar.without_points()))
     assert without["lidar"].gflop < costs["lidar"].gflop
@@ -143,7 +146,11 @@ def test_the_command_measures_and_writes_its_figures(
     assert set(figures["step_shares"][str(config)]) >= {"camera", "lidar", "optimizer"}
 
 
-def test_what_cannot_be_measured_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--rounds", "0"], ["--repeats", "0"], ["--presets", "huge"]):
+def test_what_cannot_be_measured_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hourglass = LidarConfig(PillarEncoderConfig((8, 8), (1, 0), block="hourglass"), BevNeckConfig((8,), (1,)))
+    config = small_config(1)
+    write_config(tmp_path / "hourglass.json", replace(config, detector=replace(config.detector, lidar=hourglass)))
+    encoder = ["--encoders", str(tmp_path / "hourglass.json")]
+    for words in (["--rounds", "0"], ["--repeats", "0"], ["--presets", "huge"], encoder):
         assert main(["bench", "model", *words]) == ExitCode.INPUT_REFUSED
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

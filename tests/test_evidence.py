@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from datasets.faults import InputRefused
+from perception.fusion.early import EarlyFusionConfig
+from perception.tasks.depth import DepthTaskConfig
 from perception.temporal import TemporalConfig
 from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config
@@ -67,6 +69,12 @@ def test_a_config_without_a_branch_is_refused() -> None:
     remembering = replace(config, detector=replace(config.detector, temporal=TemporalConfig()))
     with pytest.raises(InputRefused, match="late fusion"):
         variants("strategies", remembering)
+    seeing_lidar = replace(config.detector, depth=DepthTaskConfig())
+    with pytest.raises(InputRefused, match=r"the study sensors cannot be made of this config: depth is learnt"):
+        variants("sensors", replace(config, detector=seeing_lidar))
+    painted = replace(config, detector=replace(config.detector, fusion=EarlyFusionConfig()))
+    with pytest.raises(InputRefused, match=r"the study losses .* early fusion paints"):
+        variants("losses", painted)
     for row in variants("sensors", remembering):
         assert (row.config.detector.temporal is not None) == row.name.endswith("memory")
 
@@ -112,7 +120,9 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
 ) -> None:
     root, config, output = tmp_path / "data", tmp_path / "config.json", tmp_path / "evidence"
     write_dataset(root, ("scene-0061", "scene-0103"), keyframes=1)
-    write_config(config, small_config(1))
+    # Nothing that chooses weights on the split that is reported: every row has the same steps.
+    given = small_config(1)
+    write_config(config, replace(given, training=replace(given.training, validate_every=1, patience=1)))
     words = ["evidence", str(output), "--data-root", str(root), "--config", str(config), "--steps", "1", "--seeds", "1"]
     words += ["--device", "cpu", "--split", "scene-0061", "--val-split", "scene-0103", "--studies"]
     assert main([*words, "losses"]) == ExitCode.FINE

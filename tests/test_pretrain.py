@@ -164,6 +164,12 @@ def test_a_detector_starts_from_the_pretrained_branches(
             assert torch.allclose(value, random[name], atol=1e-6), name
     with pytest.raises(InputRefused, match="leave out one"):
         train(replace(given, resume=True))
+    # Killed after its first step, before the first checkpoint that holds one: it goes on from the same weights.
+    shutil.rmtree(tmp_path / "with" / "checkpoints" / "step_00000001")
+    (tmp_path / "with" / "weights.safetensors").unlink()
+    train(replace(given, init=None, resume=True))
+    resumed = load_file(tmp_path / "with" / "weights.safetensors")
+    assert all(torch.allclose(value.float(), resumed[name].float(), atol=1e-6) for name, value in began.items())
     # A file does as well as a folder; and a refusal leaves no run behind.
     train(replace(given, init=run / "weights.safetensors", output=tmp_path / "of_file"))
     with pytest.raises(InputRefused, match="no such weights file"):

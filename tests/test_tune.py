@@ -21,7 +21,8 @@ VARIED = ("training.learning_rate=0.001:0.02", "detector.head.box_weight")
 @pytest.fixture
 def arguments(nuscenes_root: Path, tmp_path: Path) -> TuneArguments:
     config = small_config(1)
-    write_config(tmp_path / "config.json", replace(config, training=replace(config.training, batch_size=1)))
+    training = replace(config.training, batch_size=1, validate_every=1, patience=1)  # trials do without the last two
+    write_config(tmp_path / "config.json", replace(config, training=training))
     return TuneArguments(
         str(tmp_path / "config.json"), nuscenes_root, "mini_val", output=tmp_path / "tuned", vary=VARIED, trials=3,
         device="cpu", threads=1,
@@ -45,6 +46,7 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_been(
     # The best of the table is what the best config has.
     rows = [line.split() for line in (tmp_path / "tuned" / "trials.txt").read_text().splitlines()[1:]]
     assert [float(row[1]) for row in rows] == sorted((float(row[1]) for row in rows), reverse=True)
+    assert best.training.validate_every == 1
     assert best.training.learning_rate == pytest.approx(float(rows[0][2]), rel=1e-3)
     assert best.detector.head.box_weight == pytest.approx(float(rows[0][3]), rel=1e-3)
     # Stopped after the first trial, and once more after the second was drawn, but not trained.

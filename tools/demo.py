@@ -142,17 +142,19 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
 
 
 def _train(world: Path, run: Path, minutes: float, config: str, start: Path | None) -> Path:
-    """Train for about so long; an unfinished run of the demo goes on, a finished one makes room for a new one."""
+    """Train for about so long; an unfinished run from the same start goes on, any other makes room for a new one."""
     folder, marker = RunFolder(run), run.parent / "run.json"
+    origin = None if start is None else str(start)
     if folder.config.is_file() and marker.is_file():
-        if not folder.weights.is_file() and checkpoints(folder.checkpoints):
+        same_start = json.loads(marker.read_text()).get("start") == origin
+        if same_start and not folder.weights.is_file() and checkpoints(folder.checkpoints):
             print(f"{run} was not finished: going on with it.")
             return train(TrainArguments(str(folder.config), world, split=_TRAIN_SPLIT, output=run, resume=True))
         shutil.rmtree(run)
     seconds = _seconds_per_step(world, run.parent / ".bevel-timing", config)
     steps = min(max(round(minutes * 60 / seconds), _FEWEST_STEPS), _MOST_STEPS)
     print(f"A step takes {seconds:.2f} s here: {steps} steps in about {duration_text(steps * seconds)}.")
-    write_atomically(marker, json.dumps({"written_by": "bevel demo", "steps": steps}).encode())
+    write_atomically(marker, json.dumps({"written_by": "bevel demo", "steps": steps, "start": origin}).encode())
     return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, init=start, steps=steps))
 
 

@@ -75,7 +75,9 @@ def evidence(arguments: EvidenceArguments) -> Path:
         raise InputRefused(f"{arguments.output} is a file: name a folder.")
     limit_threads(arguments.threads)
     config = preset_or_config(arguments.config)
-    config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))
+    # All have one budget, and scores on the split that is reported choose no weights.
+    training = replace(config.training, steps=arguments.steps, epochs=None, validate_every=None, patience=None)
+    config = replace(config, training=training)
     rows = {study: variants(study, config) for study in arguments.studies}
     reader = open_tables(tables_root(arguments.data_root), arguments.version, config.sample)
     studies = _Studies(arguments, reader, _basis(arguments, config, reader))

@@ -9,6 +9,7 @@ from datasets.faults import InputRefused
 from datasets.samples.batch import Modality
 from perception.cross_modal.alignment import CrossModalConfig, CrossModalKind
 from perception.fusion.build import FusionKind, fusion_config
+from perception.pretraining import check_pretraining
 from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.temporal import TemporalConfig
@@ -58,7 +59,9 @@ class Variant:
 
 
 def variants(study: Study, config: RunConfig) -> tuple[Variant, ...]:
-    """The rows of a study. Raises InputRefused where the config lacks a branch that the study takes away."""
+    """The rows of a study. Raises InputRefused where the config lacks a branch that the study takes away, or has what
+    some row cannot have.
+    """
     detector = config.detector
     if None in (detector.camera, detector.lidar, detector.radar, detector.pose):
         raise InputRefused("evidence compares sensors: the config needs camera, lidar, radar and pose.")
@@ -69,7 +72,12 @@ def variants(study: Study, config: RunConfig) -> tuple[Variant, ...]:
         "losses": _losses,
         "tasks": _tasks,
     }
-    return of_study[study](config)
+    try:
+        return of_study[study](config)
+    except ValueError as error:
+        raise InputRefused(
+            f"the study {study} cannot be made of this config: {error}; take another --config."
+        ) from error
 
 
 def config_digest(config: RunConfig) -> str:
@@ -134,6 +142,7 @@ def _losses(config: RunConfig) -> tuple[Variant, ...]:
         Variant(kind, replace(config, detector=replace(config.detector, cross_modal=CrossModalConfig(kind=kind))))
         for kind in kinds
     ]
+    check_pretraining(config.detector)
     return Variant("detection alone", config), *beside, Variant("pretrained", config, pretrained=True)
 
 

@@ -28,7 +28,7 @@ class PretrainArguments:
     """What `bevel pretrain` takes."""
 
     config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
-    """A preset (tiny, base) or a config file; its sensor branches are trained."""
+    """A preset (tiny, small, base, large) or a config file; its sensor branches are trained."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None

@@ -136,6 +136,8 @@ def _next_trial(
 def _score(arguments: TuneArguments, config: RunConfig, values: Mapping[str, float], folder: Path) -> float:
     """Train with these values, or go on with it, and return the NDS."""
     changed = _with_values(config, values)
+    # The trial is validated when it ends, with its averaged weights.
+    changed = replace(changed, training=replace(changed.training, validate_every=None, patience=None))
     given = folder.with_suffix(".json")
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_config(given, changed)

@@ -28,6 +28,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "radar": ("radar",),
     "pose": ("pose",),
     "fusion": ("fusion",),
+    "temporal": ("temporal",),
     "head": ("head",),
     "tasks": ("segmentation", "cross_modal"),
 }

@@ -14,7 +14,8 @@ from datasets.samples.batch import Batch, collate
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.simulate import simulate
 from perception.detector import Detector
-from perception.lidar_branch import LidarBranch
+from perception.lidar_branch import LidarBranch, PillarEncoder, VoxelEncoder
+from perception.sparse import SparseHourglass
 from tools.benchmarks.branches import PartCost, StepShare, part_costs, step_shares
 from tools.benchmarks.lidar_encoder import bench_lidar_encoder
 from tools.benchmarks.machine import this_machine
@@ -64,6 +65,7 @@ def bench_model(arguments: ModelBench) -> Path | None:
     if min(arguments.rounds, arguments.repeats) < 1:
         raise InputRefused("--rounds and --repeats must be 1 or more.")
     configs = {name: preset_or_config(name) for name in (*arguments.presets, *arguments.steps, *arguments.encoders)}
+    encoders = {name: _encoder(name, configs[name]) for name in arguments.encoders}
     machine = this_machine()
     print(machine.text(), flush=True)
     with TemporaryDirectory() as folder, one_thread():
@@ -71,7 +73,7 @@ def bench_model(arguments: ModelBench) -> Path | None:
         if world is None:
             world = Path(folder) / "world"
             simulate(world, _WORLD)
-        comparisons = _comparisons(arguments, configs, world)
+        comparisons = _comparisons(arguments, configs, encoders, world)
         shares = {name: _shares(name, configs[name], world) for name in arguments.steps}
         costs = {name: _costs(name, configs[name], world) for name in arguments.presets}
     if arguments.output is not None:
@@ -88,20 +90,32 @@ def bench_model(arguments: ModelBench) -> Path | None:
     return arguments.output
 
 
-def _comparisons(arguments: ModelBench, configs: Mapping[str, RunConfig], world: Path) -> list[Comparison]:
+def _encoder(name: str, config: RunConfig) -> PillarEncoder | VoxelEncoder:
+    """A LiDAR encoder with random weights. Raises InputRefused for one that there is nothing to compare with."""
+    detector = config.detector
+    if detector.lidar is None:
+        raise InputRefused(f"{name} has no lidar branch: name another one with --encoders.")
+    torch.manual_seed(0)
+    encoder = LidarBranch(detector.lidar, detector.grid, detector.channels).encoder
+    if any(isinstance(module, SparseHourglass) for module in encoder.modules()):
+        raise InputRefused(f"{name} has sparse hourglasses, and spconv has none: name another one with --encoders.")
+    return encoder
+
+
+def _comparisons(
+    arguments: ModelBench,
+    configs: Mapping[str, RunConfig],
+    encoders: Mapping[str, PillarEncoder | VoxelEncoder],
+    world: Path,
+) -> list[Comparison]:
     comparisons: list[Comparison] = []
     for size in _POOLING if arguments.cumsum else ():
         for comparison in bench_pooling(size, arguments.rounds, arguments.repeats):
             print("\n".join(comparison.lines()), flush=True)
             comparisons.append(comparison)
-    for name in arguments.encoders:
-        detector = configs[name].detector
-        if detector.lidar is None:
-            raise InputRefused(f"{name} has no lidar branch: name another one with --encoders.")
-        batch = _sample(configs[name], world)
-        torch.manual_seed(0)
-        encoder = LidarBranch(detector.lidar, detector.grid, detector.channels).encoder
-        comparison = bench_lidar_encoder(encoder, batch.lidar, arguments.rounds, arguments.repeats)
+    for name, encoder in encoders.items():
+        points = _sample(configs[name], world).lidar
+        comparison = bench_lidar_encoder(encoder, points, arguments.rounds, arguments.repeats)
         print("\n".join(comparison.lines()), flush=True)
         comparisons.append(comparison)
     return comparisons
@@ -135,5 +149,5 @@ def _costs(name: str, config: RunConfig, world: Path) -> dict[str, PartCost]:
 
 def _sample(config: RunConfig, world: Path) -> Batch:
     """The last sample of the world, which has the most sweeps, as a batch."""
-    dataset = open_dataset(world, None, "all", config.sample)
+    dataset = open_dataset(world, None, "all", config.sample, earlier_frames=config.detector.earlier_frames)
     return collate([dataset[len(dataset) - 1]])

@@ -82,7 +82,8 @@ class TrainingLoop:
         validation: Validation | None = None,
     ) -> None:
         """`log` gets a sentence for everything out of the ordinary. `start` puts weights into a new network before the
-        first step; a resumed run has its own. `validation`: where the config asks for some.
+        first step; a resumed run has its own, if it was killed before its first checkpoint too: there is one of step
+        0. `validation`: where the config asks for some.
         """
         self._settings = config.training
         self._config_json = config_to_json(config)
@@ -95,7 +96,7 @@ class TrainingLoop:
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
         self._detector = network_of(config).to(processes.device)
-        if start is not None and not resume:
+        if start is not None:  # even to resume: torchrun restarts a run that may have no checkpoint yet
             start(self._detector)
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
         self._optimizer = make_optimizer(self._detector, self._settings)
@@ -117,6 +118,8 @@ class TrainingLoop:
         self._clock: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
         self._skipped = 0
         self._missing = MissingSensors()
+        if start is not None and self._saved is None:
+            self._save()  # --resume does not know what the run started from
 
     @property
     def detector(self) -> Network:
