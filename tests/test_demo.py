@@ -41,6 +41,17 @@ def test_demo_goes_from_world_to_page(synthetic_root: Path, tmp_path: Path) -> N
     assert (output / "run" / "weights.safetensors").is_file()
     commands = [element.text or "" for element in root.iter("pre")]
     assert any("bevel train" in text and "--steps 20" in text for text in commands)
+    # Once more, from the weights of that run: the page has its figures from before.
+    start, again = output / "run", tmp_path / "again"
+    place_world(synthetic_root, again)
+    page = run_demo(again, 0.001, SMALL_WORLD, str(config), start)
+    assert f"NDS of {start} before" in page.read_text()
+    assert f"--init {start}" in page.read_text()
+    assert f"from {start / 'weights.safetensors'}" in (again / "run" / "train.log").read_text()
+    # What was begun from other weights is not gone on with.
+    (again / "run" / "weights.safetensors").unlink()
+    run_demo(again, 0.001, SMALL_WORLD, str(config))
+    assert f"from {start / 'weights.safetensors'}" not in (again / "run" / "train.log").read_text()
 
 
 def test_world_of_the_same_settings_is_used_again(synthetic_root: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from tests.small_run import small_config, small_detector
 from tools.presets import preset
 from tools.pretrain import PretrainArguments, pretrain, pretraining_config
 from tools.run_config import RunConfig, write_config
-from tools.train import TrainArguments, train
+from tools.train import TrainArguments, _train, train, training_config
+from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder, load_detector
 
 BRANCHES = ("camera", "lidar", "radar")
@@ -170,6 +171,12 @@ def test_a_detector_starts_from_the_pretrained_branches(
     train(replace(given, init=None, resume=True))
     resumed = load_file(tmp_path / "with" / "weights.safetensors")
     assert all(torch.allclose(value.float(), resumed[name].float(), atol=1e-6) for name, value in began.items())
+    # Killed before any checkpoint, and started again by torchrun with the same words.
+    shutil.rmtree(tmp_path / "with" / "checkpoints")
+    folder, restarted = RunFolder(tmp_path / "with"), Processes(1, 0, torch.device("cpu"), restarted=True)
+    _train(given, training_config(given), folder, restarted)
+    again = load_file(folder.weights)
+    assert all(torch.allclose(value.float(), again[name].float(), atol=1e-6) for name, value in began.items())
     # A file does as well as a folder; and a refusal leaves no run behind.
     train(replace(given, init=run / "weights.safetensors", output=tmp_path / "of_file"))
     with pytest.raises(InputRefused, match="no such weights file"):

@@ -230,7 +230,7 @@ def train_in_folder(
             loop = TrainingLoop(
                 config, dataset, run, processes, resume=resume, log=log, start=start, validation=validation
             )
-            if found is not None and init is not None:
+            if found is not None and init is not None and loop.state.step == 0:
                 log(found.text(init))
             parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
             log(
