@@ -21,8 +21,9 @@ from perception.view_transform.sampling import SamplingConfig
 from tests.small_run import small_config
 from tools.presets import PRESETS, preset
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
-from tools.train import TrainArguments, resume_command, training_config
+from tools.train import TrainArguments, training_config
 from tools.training.config import TrainingConfig
+from tools.training.in_folder import resume_command
 from tools.training.run_folder import RunFolder
 from tools.training.schedule import learning_rate_at
 
@@ -42,7 +43,7 @@ def test_every_fusion_is_named_in_the_file(kind: FusionKind) -> None:
     assert config_from_json(text, "my.json") == config
     if kind == "transformer":
         assert config == preset("tiny")
-    command = resume_command(arguments, RunFolder(Path("runs/tiny")))
+    command = resume_command("train", arguments, RunFolder(Path("runs/tiny")))
     assert f"--fusion {kind} " in command
 
 
@@ -52,7 +53,7 @@ def test_frames_on_the_command_line_come_back_in_the_file_and_in_the_command_tha
         config = training_config(arguments)
         assert config.detector.earlier_frames == (frames or 1) - 1
         assert config_from_json(config_to_json(config), "my.json") == config
-        command = resume_command(arguments, RunFolder(Path("runs/tiny")))
+        command = resume_command("train", arguments, RunFolder(Path("runs/tiny")))
         assert (f"--frames {frames} " in command) == (frames is not None)
     with pytest.raises(InputRefused, match="late fusion has no fused BEV"):
         training_config(TrainArguments("tiny", Path("nowhere"), fusion="late", frames=2))

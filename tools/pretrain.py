@@ -1,22 +1,21 @@
 """Train the sensor branches from one another, without annotations; bevel train --init starts a detector from them."""
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from datasets.faults import InputRefused
 from datasets.samples.fusion_dataset import FusionDataset
-from perception.cross_modal.alignment import CrossModalConfig
+from perception.cross_modal.alignment import CrossModalConfig, CrossModalKind
 from perception.pretraining import check_pretraining
 from tools.devices import DeviceChoice, limit_threads
-from tools.exit_codes import Degraded, Interrupted
+from tools.exit_codes import Degraded
 from tools.open_dataset import DataRoot, open_reader, split_of_reader
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
-from tools.train import train_in_folder
+from tools.training.in_folder import refuse_unfinished, resume_command, train_in_folder
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingSummary
 from tools.training.processes import Processes, join_processes
@@ -37,7 +36,7 @@ class PretrainArguments:
     """An official split, all, or scene names; otherwise mini_train, train or test, as the version has it."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET-pretrained."""
-    loss: Literal["info_nce", "triplet", "max_margin"] | None = None
+    loss: CrossModalKind | None = None
     """Which cross-modal loss, instead of the config's (info_nce where it has none)."""
     steps: int | None = None
     """Steps, instead of the config's."""
@@ -69,11 +68,7 @@ def pretrain(arguments: PretrainArguments) -> Path:
     run = RunFolder(arguments.output or Path("runs") / f"{Path(arguments.config).stem}-pretrained")
     with join_processes(arguments.device, config.training.process_timeout) as processes:
         summary = _pretrain(arguments, config, run, processes)
-    if not summary.finished:
-        raise Interrupted(
-            f"Stopped after step {summary.steps} of {summary.total_steps}, checkpoint saved; go on with: "
-            f"{_resume_command(arguments, run)}"
-        )
+    refuse_unfinished(summary, resume_command("pretrain", arguments, run))
     if arguments.strict and summary.missing.broken_count:
         raise Degraded(summary.missing.strict_text(), run.path)
     return run.path
@@ -114,17 +109,6 @@ def pretraining_config(arguments: PretrainArguments) -> RunConfig:
     except ValueError as error:
         raise InputRefused(f"On the command line: {error}.") from error
     return replace(config, detector=replace(detector, cross_modal=cross_modal), training=training)
-
-
-def _resume_command(arguments: PretrainArguments, run: RunFolder) -> str:
-    words = ["bevel", "pretrain", arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
-    options = ("version", "split", "loss", "steps", "seed", "workers", "missing_sensors", "device", "threads")
-    for option in options:
-        value = getattr(arguments, option)
-        if value != getattr(PretrainArguments, option):
-            words += [f"--{option.replace('_', '-')}", str(value)]
-    flags = [f"--{name.replace('_', '-')}" for name in ("no_augmentation", "strict") if getattr(arguments, name)]
-    return shlex.join([*words, *flags, "--resume"])
 
 
 def _pretrain(arguments: PretrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:

@@ -1,16 +1,10 @@
 """Train a detector on a nuScenes dataset; Ctrl-C saves a checkpoint, --resume goes on from there exactly."""
 
-import shlex
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.truth import load_truth
@@ -19,22 +13,19 @@ from datasets.reader import LogReader
 from datasets.samples.fusion_dataset import FusionDataset
 from perception.fusion.build import FusionKind, fusion_config
 from perception.temporal import TemporalConfig
-from perception.weights import load_parts
 from tools.devices import DeviceChoice, limit_threads
-from tools.exit_codes import Degraded, Interrupted
+from tools.exit_codes import Degraded
 from tools.map_scores import map_targets
 from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
 from tools.presets import preset_or_config
-from tools.progress import duration_text
-from tools.run_config import RunConfig, read_config
+from tools.run_config import RunConfig
 from tools.shipped_runs import run_or_shipped
 from tools.training.held_out import refuse_held_out_objects
+from tools.training.in_folder import refuse_unfinished, resume_command, train_in_folder
 from tools.training.loading import MissingSensorsPolicy
-from tools.training.loop import TrainingLoop, TrainingSummary
-from tools.training.network import network_of
+from tools.training.loop import TrainingSummary
 from tools.training.processes import Processes, join_processes
 from tools.training.run_folder import RunFolder, weights_of_run
-from tools.training.run_report import write_run_report
 from tools.training.validation import Validation
 
 
@@ -90,11 +81,7 @@ def train(arguments: TrainArguments) -> Path:
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
     with join_processes(arguments.device, config.training.process_timeout) as processes:
         summary = _train(arguments, config, run, processes)
-    if not summary.finished:
-        raise Interrupted(
-            f"Stopped after step {summary.steps} of {summary.total_steps}, checkpoint saved; go on with: "
-            f"{resume_command(arguments, run)}"
-        )
+    refuse_unfinished(summary, resume_command("train", arguments, run))
     if arguments.val_split is not None and processes.first:
         from tools.evaluate import EvaluateArguments, evaluate
 
@@ -144,21 +131,6 @@ def _with_frames(temporal: TemporalConfig | None, frames: int) -> TemporalConfig
     return None if frames == 1 else replace(temporal or TemporalConfig(), earlier_frames=frames - 1)
 
 
-def resume_command(arguments: TrainArguments, run: RunFolder) -> str:
-    """The command that goes on with this run."""
-    words = ["bevel", "train", arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
-    options = (
-        *("version", "split", "val_split", "fusion", "frames", "steps", "workers"),
-        *("missing_sensors", "device", "threads"),
-    )
-    for option in options:
-        value = getattr(arguments, option)
-        if value != getattr(TrainArguments, option):
-            words += [f"--{option.replace('_', '-')}", str(value)]
-    flags = [f"--{name.replace('_', '-')}" for name in ("no_augmentation", "strict") if getattr(arguments, name)]
-    return shlex.join([*words, *flags, "--resume"])
-
-
 def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
     settings = config.training
     if arguments.val_split is not None:
@@ -193,57 +165,6 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
     )
 
 
-def train_in_folder(
-    config: RunConfig,
-    dataset: FusionDataset,
-    split: str,
-    run: RunFolder,
-    processes: Processes,
-    *,
-    init: Path | None = None,
-    resume: bool,
-    missing_sensors: MissingSensorsPolicy,
-    validation: Validation | None = None,
-) -> TrainingSummary:
-    """Train on the samples of a split, alone in the run's folder, and say there and on stdout what happens.
-
-    init: a weights file to start from. Raises as `train` does.
-    """
-    # What torchrun starts again goes on; a restart may come before there is a run, though.
-    resume = resume or (processes.restarted and run.config.is_file())
-    # Tried before there is a run that would have to be removed.
-    found = None if init is None else load_parts(network_of(config), init)
-    start = None if init is None else partial(load_parts, path=init)
-    if not processes.first:
-        loop = TrainingLoop(
-            config, dataset, run, processes, resume=resume, log=_say_nothing, start=start, validation=validation
-        )
-        return loop.run(missing_sensors=missing_sensors)
-    with run.locked():
-        if resume:
-            refuse_other_config(run, config)
-        else:
-            run.start(config)
-        with run.log.open("a") as file:
-            log = _logger(file.write)
-            log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
-            loop = TrainingLoop(
-                config, dataset, run, processes, resume=resume, log=log, start=start, validation=validation
-            )
-            if found is not None and init is not None and loop.state.step == 0:
-                log(found.text(init))
-            parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
-            log(
-                f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
-                f"{processes.device}, from step {loop.state.step}"
-            )
-            log(config.training.learning_rate_text(processes.count))
-            summary = loop.run(missing_sensors=missing_sensors)
-            log(summary_text(summary))
-            write_run_report(run)
-            return summary
-
-
 def _validation(
     arguments: TrainArguments, config: RunConfig, reader: LogReader, run: RunFolder, processes: Processes
 ) -> Validation | None:
@@ -259,41 +180,3 @@ def weights_file(run_or_file: Path) -> Path:
     """The weights of a run or a shipped one, or the file itself. Raises InputRefused for a folder that is no run."""
     run_or_file = run_or_shipped(run_or_file)
     return weights_of_run(run_or_file) if run_or_file.is_dir() else run_or_file
-
-
-def refuse_other_config(run: RunFolder, config: RunConfig) -> None:
-    """Raise InputRefused unless the run folder holds this config: another network or schedule is another run.
-
-    The number of loader processes may differ, and how long processes wait for one another: it changes nothing.
-    """
-    if not run.config.is_file():
-        raise InputRefused(f"{run.path} holds no run to resume: it has no config.json.")
-    saved, given = read_config(run.config), config.training
-    without_effect = replace(saved.training, workers=given.workers, process_timeout=given.process_timeout)
-    if replace(saved, training=without_effect) != config:
-        raise InputRefused(
-            f"{run.config} is another config than the one given: to resume, name that file as the config and give the "
-            "--steps of the first part."
-        )
-
-
-def summary_text(summary: TrainingSummary) -> str:
-    """What is printed at the end of a training."""
-    skipped = f", {summary.skipped_steps} skipped (not finite)" if summary.skipped_steps else ""
-    return (
-        f"{summary.steps} of {summary.total_steps} steps{skipped}, loss {summary.loss:.4f}, "
-        f"{duration_text(summary.seconds)}\n{summary.missing.table()}"
-    )
-
-
-def _logger(write: Callable[[str], object]) -> Callable[[str], None]:
-    def log(text: str) -> None:
-        write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
-        tqdm.write(text)  # on stdout, without breaking the bar on stderr
-        sys.stdout.flush()
-
-    return log
-
-
-def _say_nothing(text: str) -> None:
-    pass

@@ -1,0 +1,152 @@
+"""A training in its run folder, from the first line of its log to the page at the end: whatever is trained."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import Field, fields, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from tqdm import tqdm
+
+from datasets.faults import InputRefused
+from datasets.samples.fusion_dataset import FusionDataset
+from perception.weights import load_parts
+from tools.exit_codes import Interrupted
+from tools.progress import duration_text
+from tools.run_config import RunConfig, read_config
+from tools.training.loading import MissingSensorsPolicy
+from tools.training.loop import TrainingLoop, TrainingSummary
+from tools.training.network import network_of
+from tools.training.processes import Processes
+from tools.training.run_folder import RunFolder
+from tools.training.run_report import write_run_report
+from tools.training.validation import Validation
+
+# Said in the command that resumes in a way of their own, or not said again.
+_NOT_REPEATED = ("config", "data_root", "output", "init", "resume")
+
+
+@runtime_checkable
+class TrainingArguments(Protocol):
+    """What the verbs that train take: a dataclass with these and other options."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def config(self) -> str:
+        """A preset or a config file."""
+
+    @property
+    def data_root(self) -> Path | str:
+        """The dataroot, or a URL of shards."""
+
+
+def train_in_folder(
+    config: RunConfig,
+    dataset: FusionDataset,
+    split: str,
+    run: RunFolder,
+    processes: Processes,
+    *,
+    init: Path | None = None,
+    resume: bool,
+    missing_sensors: MissingSensorsPolicy,
+    validation: Validation | None = None,
+) -> TrainingSummary:
+    """Train on the samples of a split, alone in the run's folder, and say there and on stdout what happens.
+
+    init: a weights file to start from. Raises as `train` does.
+    """
+    # What torchrun starts again goes on; a restart may come before there is a run, though.
+    resume = resume or (processes.restarted and run.config.is_file())
+    # Tried before there is a run that would have to be removed.
+    found = None if init is None else load_parts(network_of(config), init)
+    start = None if init is None else partial(load_parts, path=init)
+    if not processes.first:
+        loop = TrainingLoop(
+            config, dataset, run, processes, resume=resume, log=_say_nothing, start=start, validation=validation
+        )
+        return loop.run(missing_sensors=missing_sensors)
+    with run.locked():
+        if resume:
+            refuse_other_config(run, config)
+        else:
+            run.start(config)
+        with run.log.open("a") as file:
+            log = _logger(file.write)
+            log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
+            loop = TrainingLoop(
+                config, dataset, run, processes, resume=resume, log=log, start=start, validation=validation
+            )
+            if found is not None and init is not None and loop.state.step == 0:
+                log(found.text(init))
+            parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
+            log(
+                f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
+                f"{processes.device}, from step {loop.state.step}"
+            )
+            log(config.training.learning_rate_text(processes.count))
+            summary = loop.run(missing_sensors=missing_sensors)
+            log(summary_text(summary))
+            write_run_report(run)
+            return summary
+
+
+def resume_command(verb: str, arguments: TrainingArguments, run: RunFolder) -> str:
+    """The command that goes on with this run: as it was given, but for what only a new run takes."""
+    words = ["bevel", verb, arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
+    for option in fields(arguments):
+        value = getattr(arguments, option.name)
+        if option.name not in _NOT_REPEATED and value != option.default:
+            name = f"--{option.name.replace('_', '-')}"
+            words += [name] if value is True else [name, str(value)]
+    return shlex.join([*words, "--resume"])
+
+
+def refuse_unfinished(summary: TrainingSummary, command: str) -> None:
+    """Raise Interrupted where a training was stopped; `command` goes on with it."""
+    if not summary.finished:
+        raise Interrupted(
+            f"Stopped after step {summary.steps} of {summary.total_steps}, checkpoint saved; go on with: {command}"
+        )
+
+
+def refuse_other_config(run: RunFolder, config: RunConfig) -> None:
+    """Raise InputRefused unless the run folder holds this config: another network or schedule is another run.
+
+    The number of loader processes may differ, and how long processes wait for one another: it changes nothing.
+    """
+    if not run.config.is_file():
+        raise InputRefused(f"{run.path} holds no run to resume: it has no config.json.")
+    saved, given = read_config(run.config), config.training
+    without_effect = replace(saved.training, workers=given.workers, process_timeout=given.process_timeout)
+    if replace(saved, training=without_effect) != config:
+        raise InputRefused(
+            f"{run.config} is another config than the one given: to resume, name that file as the config and give the "
+            "--steps of the first part."
+        )
+
+
+def summary_text(summary: TrainingSummary) -> str:
+    """What is printed at the end of a training."""
+    skipped = f", {summary.skipped_steps} skipped (not finite)" if summary.skipped_steps else ""
+    return (
+        f"{summary.steps} of {summary.total_steps} steps{skipped}, loss {summary.loss:.4f}, "
+        f"{duration_text(summary.seconds)}\n{summary.missing.table()}"
+    )
+
+
+def _logger(write: Callable[[str], object]) -> Callable[[str], None]:
+    def log(text: str) -> None:
+        write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+        tqdm.write(text)  # on stdout, without breaking the bar on stderr
+        sys.stdout.flush()
+
+    return log
+
+
+def _say_nothing(text: str) -> None:
+    pass
