@@ -1,11 +1,12 @@
 """The detector: sensor branches, the fusion, the detection head, and what else is learnt beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
@@ -216,12 +217,8 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def _remembered(self, batches: Sequence[Batch]) -> list[FrameBevs]:
-        training = self.training
-        self.eval()
-        try:
+        with self._evaluating():
             return [self._frame(batch).remembered(batch) for batch in batches]
-        finally:
-            self.train(training)
 
     def _frame(self, batch: Batch) -> _Frame:
         batch = without_absent_data(batch)
@@ -273,22 +270,8 @@ class Detector(nn.Module):
             counts = dict(self.head.counts(batch.boxes))
         if self.segmentation is not None and batch.map_known is not None:
             counts["map_cells"] = batch.map_known.sum().float()
-        view = None if self.camera is None else self.camera.view
-        if self.config.depth is not None and self.camera is not None and isinstance(view, LiftSplat):
-            sample, camera = torch.nonzero(batch.camera_available, as_tuple=True)
-            stride = self.camera.backbone.stride
-            targets = depth_targets(
-                points_of(batch.lidar, batch.lidar_available),
-                batch.intrinsics[sample, camera],
-                batch.ego_from_cam[sample, camera],
-                sample,
-                (-(-batch.images.shape[-2] // stride), -(-batch.images.shape[-1] // stride)),
-                stride,
-                view.config,
-                self.config.depth.max_age,
-                self.camera.backbone.offset,
-            )
-            counts["depth_pixels"] = (targets >= 0).sum().float()
+        if self.config.depth is not None:
+            counts["depth_pixels"] = (self._depth_targets(self.config.depth, batch) >= 0).sum().float()
         return counts
 
     def losses(
@@ -344,31 +327,48 @@ class Detector(nn.Module):
     def _depth_losses(
         self, config: DepthTaskConfig, predictions: Predictions, batch: Batch, counts: Counts | None
     ) -> Losses:
-        images = predictions.images
-        lift_splat = None if self.camera is None else self.camera.view
-        if not isinstance(lift_splat, LiftSplat) or images is None:  # no picture in the whole batch
+        if predictions.images is None:  # no picture in the whole batch
             return Losses.of({"bins": predictions.bev.new_zeros(())})
-        targets = depth_targets(
+        _, lift_splat = self._depth_parts()
+        known = None if counts is None else counts["depth_pixels"]
+        return depth_loss(lift_splat.depth_logits(predictions.images), self._depth_targets(config, batch), known)
+
+    def _depth_targets(self, config: DepthTaskConfig, batch: Batch) -> Int64[Tensor, "K V U"]:
+        """Of the K cameras that are there."""
+        camera_branch, lift_splat = self._depth_parts()
+        sample, camera = torch.nonzero(batch.camera_available, as_tuple=True)
+        stride = camera_branch.backbone.stride
+        return depth_targets(
             points_of(batch.lidar, batch.lidar_available),
-            images.intrinsics,
-            images.ego_from_cam,
-            images.sample_index,
-            images.size,
-            images.stride,
+            batch.intrinsics[sample, camera],
+            batch.ego_from_cam[sample, camera],
+            sample,
+            (-(-batch.images.shape[-2] // stride), -(-batch.images.shape[-1] // stride)),
+            stride,
             lift_splat.config,
             config.max_age,
-            images.pixel_offset,
+            camera_branch.backbone.offset,
         )
-        known = None if counts is None else counts["depth_pixels"]
-        return depth_loss(lift_splat.depth_logits(images), targets, known)
+
+    def _depth_parts(self) -> tuple[CameraBranch, LiftSplat]:
+        """What depth is learnt by; the config has seen to it that they are there."""
+        if self.camera is None or not isinstance(self.camera.view, LiftSplat):
+            raise TypeError("the detector was changed")
+        return self.camera, self.camera.view
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:
         """The boxes of each sample in its ego frame, best first; in evaluation mode, whatever mode is set."""
+        with self._evaluating():
+            return self.decode(self(batch))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """In evaluation mode, then in the mode of before."""
         training = self.training
         self.eval()
         try:
-            return self.decode(self(batch))
+            yield
         finally:
             self.train(training)
 

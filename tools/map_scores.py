@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datasets.faults import InputRefused
+from datasets.nuscenes.detection_analysis.analysis import known
 from datasets.nuscenes.map_masks import MapMasks
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.reader import LogReader
@@ -80,7 +81,7 @@ def map_scores(counts: IouCounts) -> tuple[MapScore, ...]:
     """The scores of MAP_CLASSES."""
     columns = (counts.best(), counts.best_thresholds(), counts.at(_FIXED))
     rows = zip(MAP_CLASSES, *(column.tolist() for column in columns), strict=True)
-    return tuple(MapScore(name, _known(iou), _known(best), _known(half)) for name, iou, best, half in rows)
+    return tuple(MapScore(name, known(iou), known(best), known(half)) for name, iou, best, half in rows)
 
 
 def map_text(scores: Sequence[MapScore]) -> str:
@@ -90,10 +91,6 @@ def map_text(scores: Sequence[MapScore]) -> str:
     return "\n".join(
         [head, *(f"{s.name:<22}{_cell(s.iou, 7)}{_cell(s.threshold, 7)}{_cell(s.iou_at_half, 9)}" for s in scores)]
     )
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else value
 
 
 def _cell(value: float | None, width: int) -> str:

@@ -124,12 +124,20 @@ class QueryHead(DetectionHead[QueryOutputs]):
 
     def counts(self, boxes: Sequence[Boxes3D]) -> Counts:
         """`peaks` of the heatmap and `objects` that a query is left for."""
+        return self._counts(*self._targets(boxes))
+
+    def _targets(self, boxes: Sequence[Boxes3D]) -> tuple[Float[Tensor, "B 10 Y X"], list[Boxes3D]]:
+        """The heatmap, and of each sample the boxes that can be learnt."""
         device = self.of_class.weight.device
         heatmap = center_targets(boxes, self.grid, self.config.min_radius, 0, device).heatmap
+        truth = [given.to(device).to(torch.float32) for given in boxes]
+        return heatmap, [given[learnable(given, self.grid)] for given in truth]
+
+    def _counts(self, heatmap: Float[Tensor, "B 10 Y X"], truth: Sequence[Boxes3D]) -> Counts:
         rows, columns = self.grid.shape
         queries = min(self.config.queries, len(DETECTION_CLASSES) * rows * columns)
-        objects = sum(min(queries, int(learnable(given.to(torch.float32), self.grid).sum())) for given in boxes)
-        return {"peaks": (heatmap == 1).sum().float(), "objects": torch.tensor(float(objects), device=device)}
+        objects = float(sum(min(queries, len(given)) for given in truth))
+        return {"peaks": (heatmap == 1).sum().float(), "objects": torch.tensor(objects, device=heatmap.device)}
 
     def losses(self, outputs: QueryOutputs, boxes: Sequence[Boxes3D], counts: Counts | None = None) -> Losses:
         """The weighted losses: the heatmap's divided by the number of peaks, the others by that of matched queries; the
@@ -137,13 +145,10 @@ class QueryHead(DetectionHead[QueryOutputs]):
 
         Left out are the boxes that the centre head leaves out, and those for which no query is left.
         """
-        config, device = self.config, outputs.heatmap_logits.device
-        heatmap = center_targets(boxes, self.grid, config.min_radius, 0, device).heatmap
-        counts = at_least_one(self.counts(boxes)) if counts is None else counts
+        heatmap, truth = self._targets(boxes)
+        counts = at_least_one(self._counts(heatmap, truth)) if counts is None else counts
         focal = gaussian_focal_loss(outputs.heatmap_logits, heatmap, counts["peaks"])
-        parts = {"heatmap": config.heatmap_weight * focal}
-        truth = [given.to(device).to(torch.float32) for given in boxes]
-        truth = [given[learnable(given, self.grid)] for given in truth]
+        parts = {"heatmap": self.config.heatmap_weight * focal}
         for layer in range(len(self.layers)):
             for name, loss in self._layer_losses(outputs, layer, truth, counts["objects"]).items():
                 parts[name] = parts.get(name, 0.0) + loss / len(self.layers)

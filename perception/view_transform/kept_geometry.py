@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -38,9 +38,6 @@ class KeptGeometry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._kept)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "KeptGeometry[T]":
-        return KeptGeometry()
 
     def __reduce__(self) -> tuple[type["KeptGeometry[T]"], tuple[()]]:
         return KeptGeometry, ()

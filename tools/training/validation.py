@@ -19,6 +19,7 @@ from tools.detection import DetectorStream, detect_frame
 from tools.drawing.bev import BevView, draw_bev
 from tools.drawing.canvas import png_bytes
 from tools.drawing.frame_scene import bev_scene
+from tools.evaluation_analysis import SHORT_NAMES
 from tools.predict import batches_in_order, modalities_of
 from tools.run_config import RunConfig
 from tools.training.loading import MissingSensorsPolicy
@@ -74,8 +75,7 @@ class Validation:
             self._reader.root, self._reader.version, results, self._split, self._folder
         ).metrics
         numbers = {"val/NDS": metrics.nds, "val/mAP": metrics.mean_ap, "val/mAP_present": metrics.mean_ap_present}
-        names = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "vel_err": "mAVE", "attr_err": "mAAE"}
-        numbers |= {f"val/{names[name]}": error for name, error in metrics.mean_errors.items()}
+        numbers |= {f"val/{SHORT_NAMES[name]}": error for name, error in metrics.mean_errors.items()}
         picture = self._picture(detector)
         write_atomically(self._folder / PICTURE, png_bytes(picture))
         return Validated(numbers, picture)
