@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -217,7 +217,7 @@ def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesRead
     split = arguments.split or default_split(reader.version, "train")
     val_split = arguments.val_split or default_split(reader.version, "evaluate")
     tokens, val_tokens = reader.frame_tokens(split), reader.frame_tokens(val_split)
-    scenes, val_scenes = set(_scenes(reader, tokens)), set(_scenes(reader, val_tokens))
+    scenes, val_scenes = reader.scenes_of(tokens), reader.scenes_of(val_tokens)
     both = sorted(scenes & val_scenes)
     if both:
         raise InputRefused(f"{split} and {val_split} share scenes ({', '.join(both[:3])}): nothing would be held out.")
@@ -233,8 +233,3 @@ def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesRead
         samples=hashlib.sha256("\n".join((*tokens, *val_tokens)).encode()).hexdigest(),
         steps=arguments.steps,
     )
-
-
-def _scenes(reader: NuScenesReader, tokens: tuple[str, ...]) -> Iterator[str]:
-    for token in tokens:
-        yield reader.scene_names[reader.index.find(token)[0]]

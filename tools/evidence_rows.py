@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_analysis.analysis import DetectionAnalysis, known
 from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from tools.class_metrics import class_metrics
+from tools.saved_rows import differing_field, read_saved, write_saved
 
 
 @dataclass(frozen=True)
@@ -114,21 +112,16 @@ def read_evidence(path: Path, basis: EvidenceBasis) -> Evidence:
     """
     if not path.exists():
         return Evidence(basis)
-    try:
-        found = TypeAdapter(Evidence).validate_json(path.read_bytes(), strict=True)
-    except (OSError, ValidationError) as error:
-        reason = f"{error.error_count()} fields do not fit" if isinstance(error, ValidationError) else str(error)
-        raise InputRefused(f"{path} is no evidence ({reason}): remove it, or name another folder.") from None
-    for name in EvidenceBasis.__dataclass_fields__:
-        old, new = getattr(found.basis, name), getattr(basis, name)
-        if old != new:
-            raise InputRefused(
-                f"{path} holds trainings with {name.replace('_', ' ')} {old}, these would have {new}, and cannot be "
-                "compared: remove it, or name another folder."
-            )
+    found = read_saved(Evidence, path, "evidence", "folder")
+    name = differing_field(found.basis, basis)
+    if name is not None:
+        raise InputRefused(
+            f"{path} holds trainings with {name.replace('_', ' ')} {getattr(found.basis, name)}, these would have "
+            f"{getattr(basis, name)}, and cannot be compared: remove it, or name another folder."
+        )
     return found
 
 
 def write_evidence(path: Path, evidence: Evidence) -> None:
     """Write the file, atomically: an interrupted study goes on from it."""
-    write_atomically(path, TypeAdapter(Evidence).dump_json(evidence, indent=2) + b"\n")
+    write_saved(Evidence, path, evidence)

@@ -73,8 +73,7 @@ def map_targets(config: DetectorConfig, reader: LogReader, tokens: Sequence[str]
             "map segmentation needs nuScenes' map masks, and shards hold none: name the nuScenes dataroot, or take "
             "`segmentation` out of the config."
         )
-    scenes = {reader.scene_names[reader.index.find(token)[0]] for token in tokens}
-    return MapTargets(MapMasks(reader.root, reader.version, scenes), config.grid.centers())
+    return MapTargets(MapMasks(reader.root, reader.version, reader.scenes_of(tokens)), config.grid.centers())
 
 
 def map_scores(counts: IouCounts) -> tuple[MapScore, ...]:

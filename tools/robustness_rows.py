@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
-from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_analysis.analysis import known
 from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from tools.class_metrics import class_metrics
+from tools.saved_rows import differing_field, read_saved, write_saved
 
 CLEAN = "clean"
 Score = Literal["nds", "mean_ap"]
@@ -141,26 +139,20 @@ def read_rows(path: Path, basis: Basis) -> Measured:
     if not path.exists():
         return Measured(basis)
     found = read_measured(path)
-    for name in ("weights", "config", "version", "scenes", "samples", "seed", "missing_sensors"):
-        if getattr(found.basis, name) != getattr(basis, name):
-            raise InputRefused(
-                f"{path} holds rows of other {name.replace('_', ' ')}, which cannot be compared: "
-                "remove it, or name another --output."
-            )
+    name = differing_field(found.basis, basis)
+    if name is not None:
+        raise InputRefused(
+            f"{path} holds rows of other {name.replace('_', ' ')}, which cannot be compared: "
+            "remove it, or name another --output."
+        )
     return found
 
 
 def read_measured(path: Path) -> Measured:
     """What is in the file, whatever its basis. Raises InputRefused where it is no such file."""
-    try:
-        return TypeAdapter(Measured).validate_json(path.read_bytes(), strict=False)
-    except (OSError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise InputRefused(
-            f"{path} is no file of a robustness run ({reason}): remove it, or name another --output."
-        ) from None
+    return read_saved(Measured, path, "file of a robustness run", "--output")
 
 
 def write_rows(path: Path, measured: Measured) -> None:
     """Write the file, atomically: an interrupted run goes on from it."""
-    write_atomically(path, TypeAdapter(Measured).dump_json(measured, indent=2) + b"\n")
+    write_saved(Measured, path, measured)

@@ -1,6 +1,6 @@
 """From a nuScenes v1.0 dataroot to LogFrames."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ class NuScenesReader:
         scenes = scenes_of_split(split, self.scene_names, self.version, where=f"{self.root / self.version}")
         rows = {name: row for row, name in enumerate(self.scene_names)}
         return tuple(token for scene in scenes for token in self.index.sample_tokens(rows[scene]))
+
+    def scenes_of(self, tokens: Iterable[str]) -> set[str]:
+        """The names of the scenes of these sample tokens. Raises KeyError for a token that is no sample."""
+        return {self.scene_names[self.index.find(token)[0]] for token in tokens}
 
     def frame(self, token: str) -> LogFrame:
         """The frame of a sample token. Sensor files that are absent or broken are told in `faults`.
