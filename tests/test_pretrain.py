@@ -29,18 +29,11 @@ from tools.training.run_folder import RunFolder, load_detector
 BRANCHES = ("camera", "lidar", "radar")
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("nuscenes")
-    write_dataset(root)
-    return root
-
-
 @pytest.fixture
-def arguments(data_root: Path, tmp_path: Path) -> Callable[[RunConfig], PretrainArguments]:
+def arguments(nuscenes_root: Path, tmp_path: Path) -> Callable[[RunConfig], PretrainArguments]:
     def make(config: RunConfig) -> PretrainArguments:
         write_config(tmp_path / "given.json", config)
-        return PretrainArguments(str(tmp_path / "given.json"), data_root, output=tmp_path / "run", device="cpu")
+        return PretrainArguments(str(tmp_path / "given.json"), nuscenes_root, output=tmp_path / "run", device="cpu")
 
     return make
 
@@ -94,13 +87,13 @@ def test_the_branches_are_those_of_the_detector() -> None:
 
 
 def test_annotations_play_no_part_and_a_test_set_will_do(
-    arguments: Callable[[RunConfig], PretrainArguments], data_root: Path, tmp_path: Path
+    arguments: Callable[[RunConfig], PretrainArguments], nuscenes_root: Path, tmp_path: Path
 ) -> None:
     config = small_config(3, modality_dropout=0.5)
     given = replace(arguments(config), split="all", threads=1)
     annotated = pretrain(given)
     bare = tmp_path / "bare"
-    shutil.copytree(data_root, bare)
+    shutil.copytree(nuscenes_root, bare)
     without_annotations(bare, "v1.0-mini")
     assert not NuScenesReader(bare).index.annotated
     other = pretrain(replace(given, data_root=bare, output=tmp_path / "other"))
@@ -135,7 +128,7 @@ def test_a_run_is_resumed_in_the_same_bits_and_is_no_detector(
 
 def test_a_detector_starts_from_the_pretrained_branches(
     arguments: Callable[[RunConfig], PretrainArguments],
-    data_root: Path,
+    nuscenes_root: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -143,7 +136,9 @@ def test_a_detector_starts_from_the_pretrained_branches(
     learnt = load_file(run / "weights.safetensors")
     # A rate of nearly nothing: what the detector has after a step is what it began with.
     write_config(tmp_path / "detector.json", small_config(1, learning_rate=1e-12))
-    given = TrainArguments(str(tmp_path / "detector.json"), data_root, output=tmp_path / "with", device="cpu", init=run)
+    given = TrainArguments(
+        str(tmp_path / "detector.json"), nuscenes_root, output=tmp_path / "with", device="cpu", init=run
+    )
     capsys.readouterr()
     train(given)
     counts = [sum(name.startswith(f"{part}.") for name in learnt) for part in (*BRANCHES, "cross_modal")]

@@ -39,20 +39,13 @@ from tools.training.step import LossOfBatch, seed_step, training_step
 ALONE = Processes(1, 0, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("nuscenes")
-    write_dataset(root)
-    return root
-
-
 @pytest.fixture
-def arguments(data_root: Path, tmp_path: Path) -> Callable[[RunConfig], TrainArguments]:
+def arguments(nuscenes_root: Path, tmp_path: Path) -> Callable[[RunConfig], TrainArguments]:
     """Arguments that train a config into tmp_path/run."""
 
     def make(config: RunConfig) -> TrainArguments:
         write_config(tmp_path / "given.json", config)
-        return TrainArguments(str(tmp_path / "given.json"), data_root, output=tmp_path / "run", device="cpu")
+        return TrainArguments(str(tmp_path / "given.json"), nuscenes_root, output=tmp_path / "run", device="cpu")
 
     return make
 
@@ -121,7 +114,7 @@ def test_a_resumed_run_ends_in_the_same_bits(arguments: Callable[[RunConfig], Tr
 
 
 def test_resuming_what_does_not_belong_together_is_refused(
-    arguments: Callable[[RunConfig], TrainArguments], data_root: Path
+    arguments: Callable[[RunConfig], TrainArguments], nuscenes_root: Path
 ) -> None:
     given = arguments(small_config(1))
     with pytest.raises(InputRefused, match="no run to resume"):
@@ -194,11 +187,11 @@ def test_divergence_ends_the_training_and_names_the_samples(
     assert all(bool(tensor.isfinite().all()) for tensor in detector.state_dict().values())
 
 
-def test_a_step_that_is_not_finite_changes_nothing(data_root: Path) -> None:
+def test_a_step_that_is_not_finite_changes_nothing(nuscenes_root: Path) -> None:
     config = small_config(1)
     detector = Detector(config.detector).train()
     model, optimizer = LossOfBatch(detector), make_optimizer(detector, config.training)
-    dataset = open_dataset(data_root, None, "mini_train", config.sample)
+    dataset = open_dataset(nuscenes_root, None, "mini_train", config.sample)
     good = collate([dataset[0], dataset[1]])
 
     def step(batch: Batch) -> bool:
@@ -264,8 +257,8 @@ class SecondWithoutAnnotations:
         return None if token == self.frame_tokens("all")[1] else self._reader.annotations(token)
 
 
-def test_the_sample_without_annotations_is_named(data_root: Path) -> None:
-    whole = open_dataset(data_root, None, "all", small_config(1).sample)
+def test_the_sample_without_annotations_is_named(nuscenes_root: Path) -> None:
+    whole = open_dataset(nuscenes_root, None, "all", small_config(1).sample)
     reader = SecondWithoutAnnotations(whole.reader)
     dataset = FusionDataset(reader, whole.tokens[:3], whole.config)
     batches = load_batches(dataset, [[EpochIndex(0, index) for index in range(3)]], workers=0, missing_sensors="refuse")
