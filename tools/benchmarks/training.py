@@ -22,7 +22,6 @@ from tyro.conf import Positional, arg
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.simulate import simulate
 from perception.detector import Detector
 from tools.benchmarks.cost import peak_mib
 from tools.benchmarks.machine import this_machine
@@ -134,6 +133,8 @@ def bench_training(arguments: TrainingBench) -> Path | None:
     with TemporaryDirectory() as folder:
         world = arguments.world
         if world is None:
+            from datasets.synthetic.simulate import simulate  # brings open3d
+
             world = Path(folder) / "world"
             simulate(world, _WORLD)
         # A process that has done nothing else, so that its memory is that of a training.
