@@ -11,7 +11,7 @@ same there.
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -199,6 +199,10 @@ def network(config: DetectorConfig, weights: Mapping[str, Tensor] | None = None)
     """A detector with these weights; without any, with the random ones of the references."""
     torch.manual_seed(0)
     detector = Detector(config)
+    for name, parameter in detector.named_parameters():
+        if name.endswith("offsets.bias"):
+            # At first attention looks at the middles of cells, where bilinear sampling has a corner.
+            parameter.data += 0.1 + 0.4 * torch.rand(parameter.shape)
     if weights is not None:
         detector.load_state_dict(weights)
     return detector
@@ -286,10 +290,10 @@ def _read(path: Path, case: Case) -> Reference:
     return Reference(case.config, batch, under("weights/"), under("results/"))
 
 
-def write_references(folder: Path) -> None:
-    """A file for each case."""
+def write_references(folder: Path, names: Sequence[str] = NAMES) -> None:
+    """A file for each of these cases."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
+    for name in names:
         made = _computed(name, cases()["transformer-center" if name == TRAINING else name])
         parts = {"batch": tensors_in(made.batch), "weights": made.weights, "results": made.results}
         tensors = {f"{part}/{key}": v.contiguous().clone() for part, held in parts.items() for key, v in held.items()}

