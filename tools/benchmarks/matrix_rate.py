@@ -23,13 +23,14 @@ def matrix_rate(device: torch.device, precision: Precision) -> float:
     left, right = left.to(_DTYPES[precision]), right.to(_DTYPES[precision])
     for _ in range(_WARM_UP):
         left @ right
-    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     began.record()
     for _ in range(_PRODUCTS):
         left @ right
     ended.record()
     ended.synchronize()
-    return 2 * _SIDE**3 * _PRODUCTS / (began.elapsed_time(ended) * 1e-3)
+    seconds = float(began.elapsed_time(ended)) * 1e-3
+    return 2 * _SIDE**3 * _PRODUCTS / seconds
 
 
 def step_operations(detector: Detector, batches: Sequence[Batch]) -> float:
