@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int32
 from torch import Tensor, nn
 
+from perception.triton_tiles import choose_tiles_by_rule
+
 # spconv numbers the cells of batch x shape in int32.
 _MAX_CELLS = 2**31 - 1
 
@@ -44,6 +46,7 @@ def _backend() -> tuple[Any, Any]:
     except ImportError:
         pass
     try:
+        choose_tiles_by_rule()
         return importlib.import_module("spconv_triton.pytorch"), None
     except ImportError:
         raise ImportError(
@@ -57,6 +60,11 @@ def _list_no_cuda_kernels() -> None:
     core: Any = importlib.import_module("spconv.core")
     core.ALL_IMPGEMM_PARAMS = []
     core.ALL_NATIVE_PARAMS = []
+
+
+def cpu_backend() -> bool:
+    """Whether what is installed here computes sparse convolutions on the CPU, too."""
+    return _backend()[1] is not None
 
 
 def check_cells(shape: tuple[int, ...], batch_size: int = 1) -> None:

@@ -35,6 +35,11 @@ def test_the_figures_add_up() -> None:
     assert figures.lines()[2].endswith("25.0% of the time")
     assert "largest loader process 700" in figures.lines()[-1]
     assert replace(figures, device_peak_mib=2048.0).lines()[-1].endswith("tensors on the GPU 2,048")
+    on_a_card = replace(figures, operations=6e13, matrix_rate=6e14)
+    assert on_a_card.matrix_share == pytest.approx(0.01)
+    assert on_a_card.lines()[-1].endswith(
+        "3,000 GFLOP a sample, 6.0 TFLOP a second: 1.0% of the 600 that large matrix products reach here"
+    )
     assert "loader process" not in replace(figures, worker_peak_mib=None).lines()[-1]
 
 
@@ -44,10 +49,12 @@ def test_the_command_trains_and_writes_its_figures(
     write_config(tmp_path / "config.json", small_config(1))
     output = tmp_path / "figures.json"
     words = ["bench", "train", str(tmp_path / "config.json"), "--world", str(nuscenes_root), "--steps", "3"]
+    words += ["--batch-size", "3", "--precision", "bf16"]
     assert main([*words, "--workers", "2", "--device", "cpu", "--output", str(output)]) == ExitCode.FINE
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
     figures = json.loads(output.read_text())["figures"]
-    assert (figures["samples"], figures["batch_size"], figures["workers"]) == (6, 2, 2)
+    assert (figures["samples"], figures["batch_size"], figures["workers"]) == (9, 3, 2)
+    assert (figures["precision"], figures["matrix_share"]) == ("bf16", None)
     assert 0 <= figures["waited"] < figures["wall"]
     assert figures["step_cpu"] > 0
     # Both are processes with torch in them.
@@ -55,6 +62,12 @@ def test_the_command_trains_and_writes_its_figures(
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--steps", "0"], ["--workers", "-1"], ["huge"], ["--world", str(tmp_path / "nowhere")]):
+    for words in (
+        ["--steps", "0"],
+        ["--batch-size", "0"],
+        ["--workers", "-1"],
+        ["huge"],
+        ["--world", str(tmp_path / "nowhere")],
+    ):
         assert main(["bench", "train", *words]) == ExitCode.INPUT_REFUSED
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

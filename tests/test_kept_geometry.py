@@ -131,3 +131,12 @@ def test_sums_in_order_are_the_product() -> None:
             expected[row] += values[entry] * dense[columns[entry]]
     torch.testing.assert_close(product_in_order(starts, columns, values, dense), expected)
     torch.testing.assert_close(sparse_product(starts, columns, values, dense), expected)
+
+
+def test_autocast_leaves_sums_in_the_numbers_own_type() -> None:
+    """Under autocast cuSPARSE would take bfloat16, in which a place 50 m away is known to a quarter of a metre."""
+    starts, columns = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1])
+    values, places = torch.tensor([0.5, 0.5, 1.0]), torch.tensor([[50.03, -1.0], [50.11, 3.0]])
+    with torch.autocast("cpu", torch.bfloat16):
+        sums = sparse_product(starts, columns, values, places)
+    torch.testing.assert_close(sums, torch.tensor([[50.07, 1.0], [50.11, 3.0]]), atol=1e-5, rtol=0.0)

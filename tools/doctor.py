@@ -1,6 +1,7 @@
 """What is installed, what works, what is missing and how to get it."""
 
 import importlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -69,7 +70,7 @@ def examine() -> Iterator[Finding]:
 
 def _python() -> Finding:
     found = f"{platform.python_version()} in {sys.prefix}"
-    wrong = sys.version_info[:2] != (3, 11)
+    wrong = sys.version_info[:2] != (3, 11) and not _on_spconv_triton()
     return Finding("python", found, "use Python 3.11: spconv-cu120 has no wheel for another" if wrong else None)
 
 
@@ -90,9 +91,14 @@ def _torch() -> Finding:
 def _numpy() -> Finding:
     import numpy as np
 
-    wrong = int(np.__version__.split(".")[0]) >= 2
+    wrong = int(np.__version__.split(".")[0]) >= 2 and not _on_spconv_triton()
     # Not a matter of taste: with numpy 2 spconv's CUDA path ends the process with SIGFPE.
     return Finding("numpy", np.__version__, "pip install 'numpy<2': spconv crashes with numpy 2" if wrong else None)
+
+
+def _on_spconv_triton() -> bool:
+    """Whether sparse convolutions are those of spconv-triton, which takes newer versions of Python and numpy."""
+    return importlib.util.find_spec("spconv") is None and importlib.util.find_spec("spconv_triton") is not None
 
 
 def _sparse_convolution() -> Finding:

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from jaxtyping import Int32, Int64
 
+from datasets.arrays import Array
 from datasets.boxes import Boxes3D
 from datasets.classes import ATTRIBUTES, CLASS_OF_CATEGORY, DETECTION_CLASSES
 from datasets.frames import Annotations
-from datasets.nuscenes.index.records import Array, NuScenesIndex, SceneRecords
+from datasets.nuscenes.index.records import NuScenesIndex, SceneRecords
 
 
 def annotations_of(index: NuScenesIndex, scene: SceneRecords, sample: int) -> Annotations:

@@ -1,15 +1,8 @@
-"""The NumPy array type of shape annotations, for example `Float32[Array, "P 3"]`; and numbers in steps."""
-
-from typing import TYPE_CHECKING, Any
+"""Numbers in steps; the array type of shape annotations."""
 
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
-    Array = npt.NDArray[Any]
-else:
-    # The shape checker of the tests wants the plain class.
-    Array = np.ndarray
+from datasets.arrays import Array as Array
 
 
 def on_grid(values: Array, step: float) -> Array:

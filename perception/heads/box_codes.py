@@ -129,10 +129,11 @@ def decode_boxes(
 
 def attributes_allowed(labels: Int64[Tensor, "K"]) -> Bool[Tensor, "K 8"]:
     """Which attributes objects of these classes can have."""
-    table = torch.zeros(len(ATTRIBUTES_OF_CLASS), len(ATTRIBUTES), dtype=torch.bool, device=labels.device)
+    # Filled on the CPU: on a GPU each class would wait for a copy of its list.
+    table = torch.zeros(len(ATTRIBUTES_OF_CLASS), len(ATTRIBUTES), dtype=torch.bool)
     for label, allowed in enumerate(ATTRIBUTES_OF_CLASS):
         table[label, list(allowed)] = True
-    return table[labels]
+    return table.to(labels.device)[labels]
 
 
 def learnable(boxes: Boxes3D, grid: BevGrid) -> Bool[Tensor, "M"]:

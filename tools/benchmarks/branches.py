@@ -184,12 +184,13 @@ def step_shares(
 def kernel_pairs(conv: SparseConv, sites: SparseTensor) -> int:
     """How many pairs of a site and a site of the output meet in the kernel: the rulebook's length."""
     places = sites.indices.long()
+    device = places.device
     if conv.stride is not None and conv.padding is not None:
         # Axis by axis, how many outputs a place reaches; the product, summed over the sites.
-        reached = torch.ones(len(places), dtype=torch.int64)
+        reached = torch.ones(len(places), dtype=torch.int64, device=device)
         sizes = zip(conv.kernel, conv.stride, conv.padding, conv.out_shape(sites.shape), strict=True)
         for axis, (kernel, stride, padding, length) in enumerate(sizes):
-            shifted = places[:, 1 + axis, None] + padding - torch.arange(kernel)
+            shifted = places[:, 1 + axis, None] + padding - torch.arange(kernel, device=device)
             out = torch.div(shifted, stride, rounding_mode="floor")
             reached *= ((shifted % stride == 0) & (out >= 0) & (out < length)).sum(dim=1)
         return int(reached.sum())

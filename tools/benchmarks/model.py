@@ -12,7 +12,6 @@ from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.samples.batch import Batch, collate
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.simulate import simulate
 from perception.detector import Detector
 from perception.lidar_branch import LidarBranch, PillarEncoder, VoxelEncoder
 from perception.sparse import SparseHourglass
@@ -71,6 +70,8 @@ def bench_model(arguments: ModelBench) -> Path | None:
     with TemporaryDirectory() as folder, one_thread():
         world = arguments.world
         if world is None:
+            from datasets.synthetic.simulate import simulate  # brings open3d
+
             world = Path(folder) / "world"
             simulate(world, _WORLD)
         comparisons = _comparisons(arguments, configs, encoders, world)

@@ -24,7 +24,6 @@ from datasets.sensors.picture_change import PictureChange
 from datasets.sensors.points_in_boxes import points_in_boxes
 from datasets.sensors.sweeps import merge_lidar_sweeps, moving_sweeps
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.simulate import simulate
 from perception.voxelize import VoxelGrid, voxelize
 from tools.benchmarks.base_sample import BaseSampleFigures, bench_base_sample
 from tools.benchmarks.side_by_side import Agreement, Comparison, interleaved, one_thread
@@ -68,6 +67,8 @@ def bench_samples(*, rounds: int = 5, repeats: int = 5, world: Path | None = Non
     """
     if world is None:
         with TemporaryDirectory() as folder:
+            from datasets.synthetic.simulate import simulate  # brings open3d
+
             simulate(Path(folder) / "world", _WORLD)
             return bench_samples(rounds=rounds, repeats=repeats, world=Path(folder) / "world")
     with one_thread():

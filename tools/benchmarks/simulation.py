@@ -13,7 +13,6 @@ from pathlib import Path
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.simulate import simulate
 from datasets.synthetic.writing.effort import Effort, peak_bytes
 from tools.benchmarks.machine import this_machine
 from tools.exit_codes import CommandFailed
@@ -110,6 +109,8 @@ def _run_in_fresh_process(arguments: SimulationBench, jobs: int, camera_sweeps: 
 
 def _run(folder: Path, arguments: SimulationBench, jobs: int, camera_sweeps: bool, result: Connection) -> None:
     """Write one scene to the folder, measure that, and send the figures."""
+    from datasets.synthetic.simulate import simulate  # brings open3d
+
     config = WorldConfig(
         scenes=1,
         keyframes=arguments.keyframes,

@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -17,20 +17,24 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 from tyro.conf import Positional, arg
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
+from datasets.samples.batch import Batch
 from datasets.synthetic.config import WorldConfig
-from datasets.synthetic.simulate import simulate
 from perception.detector import Detector
+from perception.modality_dropout import drop_modalities
 from tools.benchmarks.cost import peak_mib
 from tools.benchmarks.machine import this_machine
+from tools.benchmarks.matrix_rate import matrix_rate, step_operations
 from tools.devices import DeviceChoice, choose_device, limit_threads
 from tools.open_dataset import open_dataset
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
 from tools.training.activations import recompute_activations
+from tools.training.config import Precision
 from tools.training.ema import MovingAverage
 from tools.training.loading import LoadedBatch, load_batches
 from tools.training.loop import order_of_samples
@@ -50,6 +54,10 @@ class TrainingBench:
 
     config: Positional[Annotated[str, arg(metavar="PRESET|CONFIG.JSON")]] = "tiny"
     """What is trained."""
+    batch_size: int | None = None
+    """Samples of a batch, instead of the config's."""
+    precision: Precision | None = None
+    """What the network computes in, instead of the config's."""
     workers: int | None = None
     """Loader processes, instead of the config's; 0: the training process loads the samples itself."""
     steps: int = 40
@@ -69,8 +77,10 @@ class TrainingFigures:
 
     CPU seconds: of the training process while it waited (in which it unpacks batches, and without loader processes
     makes them), of it in the steps, and of the loader processes meanwhile. Peaks: resident memory since each process
-    began, pages that processes share counted in each; `worker_peak_mib` is the largest. `device_peak_mib`: of tensors
-    on a GPU.
+    began, pages that processes share counted in each; `worker_peak_mib` is the largest. On a GPU: `device_peak_mib` of
+    tensors; `operations` of all steps, two for each multiply-add of convolutions and matrix products (sparse ones
+    included), three times those of the forward passes; `matrix_rate`, how many a second the card does in products of
+    large matrices in the same precision, just after.
     """
 
     samples: int
@@ -86,6 +96,9 @@ class TrainingFigures:
     parent_peak_mib: float
     worker_peak_mib: float | None
     device_peak_mib: float | None = None
+    precision: Precision = "fp32"
+    operations: float | None = None
+    matrix_rate: float | None = None
 
     @property
     def samples_per_second(self) -> float:
@@ -107,33 +120,50 @@ class TrainingFigures:
         """CPU seconds of the network, the losses and the optimiser for a sample."""
         return self.step_cpu / self.samples
 
+    @property
+    def matrix_share(self) -> float | None:
+        """The share of the card's matrix rate that the training uses; None without a GPU."""
+        if self.operations is None or self.matrix_rate is None:
+            return None
+        return self.operations / self.wall / self.matrix_rate
+
     def lines(self) -> list[str]:
         """The figures as a table."""
         device = "" if self.device_peak_mib is None else f", tensors on the GPU {self.device_peak_mib:,.0f}"
         workers = "" if self.worker_peak_mib is None else f", largest loader process {self.worker_peak_mib:,.0f}"
-        return [
+        lines = [
             f"{self.samples} samples in batches of {self.batch_size}, {self.workers} loader processes, "
-            f"{self.threads} threads, {self.device}",
+            f"{self.threads} threads, {self.device}, {self.precision}",
             f"  samples a second          {self.samples_per_second:.2f}",
             f"  waiting for data          {self.waiting_share:.1%} of the time",
             f"  CPU seconds for a sample  loading {self.loading_cpu_per_sample:.3f}, "
             f"model {self.model_cpu_per_sample:.3f}",
             f"  peak memory (MiB)         training process {self.parent_peak_mib:,.0f}{workers}{device}",
         ]
+        if self.operations is not None and self.matrix_rate is not None:
+            lines.append(
+                f"  operations                {self.operations / self.samples / 1e9:,.0f} GFLOP a sample, "
+                f"{self.operations / self.wall / 1e12:.1f} TFLOP a second: {self.matrix_share:.1%} of the "
+                f"{self.matrix_rate / 1e12:.0f} that large matrix products reach here"
+            )
+        return lines
 
 
 def bench_training(arguments: TrainingBench) -> Path | None:
     """Measure, print the figures, and write them to `arguments.output`. Raises InputRefused for bad settings."""
-    if arguments.steps < 1 or (arguments.workers or 0) < 0:
-        raise InputRefused("--steps must be 1 or more, and --workers 0 or more.")
+    if arguments.steps < 1 or arguments.batch_size == 0 or min(arguments.workers or 0, arguments.batch_size or 0) < 0:
+        raise InputRefused("--steps and --batch-size must be 1 or more, and --workers 0 or more.")
     config = preset_or_config(arguments.config)
-    if arguments.workers is not None:
-        config = replace(config, training=replace(config.training, workers=arguments.workers))
+    chosen = {name: getattr(arguments, name) for name in ("batch_size", "precision", "workers")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    config = replace(config, training=replace(config.training, **chosen))
     machine = this_machine()
     print(machine.text(), flush=True)
     with TemporaryDirectory() as folder:
         world = arguments.world
         if world is None:
+            from datasets.synthetic.simulate import simulate  # brings open3d
+
             world = Path(folder) / "world"
             simulate(world, _WORLD)
         # A process that has done nothing else, so that its memory is that of a training.
@@ -146,7 +176,13 @@ def bench_training(arguments: TrainingBench) -> Path | None:
         return None
     of_sample = {
         name: getattr(figures, name)
-        for name in ("samples_per_second", "waiting_share", "loading_cpu_per_sample", "model_cpu_per_sample")
+        for name in (
+            "samples_per_second",
+            "waiting_share",
+            "loading_cpu_per_sample",
+            "model_cpu_per_sample",
+            "matrix_share",
+        )
     }
     content = {"machine": asdict(machine), "config": arguments.config, "figures": asdict(figures) | of_sample}
     write_atomically(arguments.output, (json.dumps(content, indent=2) + "\n").encode())
@@ -169,13 +205,21 @@ def measure_training(
         loaders = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
         worker_cpu, began = sum(map(_cpu_seconds, loaders)), time.perf_counter()
         waited = waiting_cpu = step_cpu = 0.0
+        seen: list[Batch] = []
+        _begin_device_peak(alone.device)
         for step in range(_WARM_UP, _WARM_UP + steps):
             wall, cpu = time.perf_counter(), time.process_time()
             loaded = next(batches)
             waited, loaded_cpu = waited + time.perf_counter() - wall, time.process_time()
             network.step(loaded, step)
+            if alone.device.type == "cuda":
+                seen.append(network.masked(loaded, step))
             waiting_cpu, step_cpu = waiting_cpu + loaded_cpu - cpu, step_cpu + time.process_time() - loaded_cpu
-        ended = time.perf_counter()
+        _settle(alone.device)
+        ended, device_peak = time.perf_counter(), _device_peak_mib(alone.device)
+        # With the weights of the training that has been measured, and nothing of it in the figures so far.
+        operations = network.operations(seen) if seen else None
+        rate = matrix_rate(alone.device, config.training.precision) if seen else None
         return TrainingFigures(
             samples=steps * config.training.batch_size,
             batch_size=config.training.batch_size,
@@ -189,7 +233,10 @@ def measure_training(
             worker_cpu=sum(map(_cpu_seconds, loaders)) - worker_cpu,
             parent_peak_mib=peak_mib(os.getpid()),
             worker_peak_mib=max(map(peak_mib, loaders), default=None),
-            device_peak_mib=_device_peak_mib(alone.device),
+            device_peak_mib=device_peak,
+            precision=config.training.precision,
+            operations=operations,
+            matrix_rate=rate,
         )
 
 
@@ -226,6 +273,8 @@ class _Network:
             recompute_activations(self._detector)
         self._model = LossOfBatch(self._detector, config.training.precision)
         self._optimizer = make_optimizer(self._detector, config.training)
+        half = config.training.precision == "fp16"
+        self._scaler = GradScaler(processes.device.type) if half else None
 
     def step(self, loaded: LoadedBatch, step: int) -> None:
         if loaded.batch.boxes is None:
@@ -238,8 +287,29 @@ class _Network:
             learning_rate=self._settings.learning_rate,
             generator=seed_step(self._settings.seed, step, 0),
             processes=self._processes,
+            scaler=self._scaler,
         )
         self._average.update(self._detector, step)
+
+    def masked(self, loaded: LoadedBatch, step: int) -> Batch:
+        """What the step sees of its batch: the sensors that it does not drop."""
+        generator = seed_step(self._settings.seed, step, 0)
+        return drop_modalities(loaded.batch, self._settings.modality_dropout, generator)
+
+    def operations(self, batches: Sequence[Batch]) -> float:
+        """Of steps on these batches."""
+        return step_operations(self._detector, [batch.to(self._processes.device) for batch in batches])
+
+
+def _begin_device_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _settle(device: torch.device) -> None:
+    """Wait for what a GPU still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _device_peak_mib(device: torch.device) -> float | None:

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 from numpy.typing import NDArray
 
+from datasets.arrays import Array
 from datasets.classes import DETECTION_CLASSES
 from datasets.nuscenes.detection_analysis.resampling import ResampledFigures, means, resampled_figures
-from datasets.nuscenes.detection_metric.boxes import Array
 from datasets.nuscenes.detection_metric.configuration import ERRORS
 from datasets.nuscenes.detection_metric.matching import Matches
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 from numpy.typing import NDArray
 
+from datasets.arrays import Array
 from datasets.classes import DETECTION_CLASSES
 from datasets.compiled import compiled
-from datasets.nuscenes.detection_metric.boxes import Array
 from datasets.nuscenes.detection_metric.configuration import (
     DISTANCE_THRESHOLDS,
     ERROR_THRESHOLD,

@@ -22,9 +22,10 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
 
+from datasets.arrays import Array
 from datasets.classes import DETECTION_CLASSES
 from datasets.nuscenes.detection_analysis.scene_facts import SceneFacts
-from datasets.nuscenes.detection_metric.boxes import Array, BoxColumns, EvaluatedSamples
+from datasets.nuscenes.detection_metric.boxes import BoxColumns, EvaluatedSamples
 from datasets.nuscenes.detection_metric.configuration import CLASS_RANGES, DISTANCE_THRESHOLDS, ERROR_THRESHOLD
 from datasets.nuscenes.detection_metric.curves import curves_of
 from datasets.nuscenes.detection_metric.matching import Matches

@@ -6,13 +6,11 @@ hands each one to the same routines. Source of each formula: nuscenes/eval/commo
 pyquaternion 0.9.
 """
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from datasets.arrays import Array
 
 # Rows that are worked on at once: their matrices take some megabytes.
 _BLOCK = 1 << 15

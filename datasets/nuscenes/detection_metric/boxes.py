@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from datasets.arrays import Array
+
 Boxes = TypeVar("Boxes", bound="BoxColumns")
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
 
+from datasets.arrays import Array
 from datasets.nuscenes.detection_metric.arithmetic import cumulative_means
-from datasets.nuscenes.detection_metric.boxes import Array
 from datasets.nuscenes.detection_metric.configuration import ERRORS, MIN_PRECISION, MIN_RECALL
 from datasets.nuscenes.detection_metric.matching import Matches
 

@@ -4,9 +4,10 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int
 from numpy.typing import NDArray
 
+from datasets.arrays import Array
 from datasets.classes import DETECTION_CLASSES
 from datasets.nuscenes.detection_metric.arithmetic import dots, rotation_matrices
-from datasets.nuscenes.detection_metric.boxes import Array, BicycleRacks, DetectedBoxes, TruthBoxes
+from datasets.nuscenes.detection_metric.boxes import BicycleRacks, DetectedBoxes, TruthBoxes
 from datasets.nuscenes.detection_metric.configuration import CLASS_RANGES, CYCLES
 
 _RANGES = np.array([CLASS_RANGES[name] for name in DETECTION_CLASSES], dtype=np.float64)

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64
 from numpy.typing import NDArray
 
+from datasets.arrays import Array
 from datasets.classes import DETECTION_CLASSES
 from datasets.compiled import compiled
 from datasets.nuscenes.detection_metric.arithmetic import angle_differences, norms, scale_ious, yaws
-from datasets.nuscenes.detection_metric.boxes import Array, DetectedBoxes, TruthBoxes
+from datasets.nuscenes.detection_metric.boxes import DetectedBoxes, TruthBoxes
 from datasets.nuscenes.detection_metric.configuration import DISTANCE_THRESHOLDS
 
 _CLASSES = len(DETECTION_CLASSES)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int64
 
+from datasets.arrays import Array
 from datasets.classes import DETECTION_CLASSES
-from datasets.nuscenes.detection_metric.boxes import Array
 from datasets.nuscenes.detection_metric.configuration import (
     CLASS_RANGES,
     DISTANCE_THRESHOLDS,

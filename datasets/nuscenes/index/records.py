@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 from numpy.typing import NDArray
 
+from datasets.arrays import Array
 from datasets.nuscenes.index.file import Columns, IndexDamaged, IndexFile, reopen
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

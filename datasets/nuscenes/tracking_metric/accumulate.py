@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.nuscenes.index.records import Array
 from datasets.nuscenes.tracking_metric.assignment import least_cost
 from datasets.nuscenes.tracking_metric.distances import frame_distances
 from datasets.nuscenes.tracking_metric.rows import TrackRows

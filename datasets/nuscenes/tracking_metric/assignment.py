@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.nuscenes.index.records import Array
 
 
 @compiled

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.nuscenes.index.records import Array
+from datasets.arrays import Array
 from datasets.nuscenes.tracking_metric.accumulate import (
     ClassFrames,
     ClearCounts,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from datasets.nuscenes.index.records import Array
+from datasets.arrays import Array
 
 
 @dataclass(frozen=True)

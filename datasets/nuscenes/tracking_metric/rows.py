@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from datasets.arrays import Array
 from datasets.classes import CLASS_OF_CATEGORY, DETECTION_CLASSES, LIDAR_CHANNEL, TRACKING_CLASSES
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.boxes import BicycleRacks
 from datasets.nuscenes.detection_metric.configuration import CYCLES
 from datasets.nuscenes.detection_metric.filters import in_a_rack
 from datasets.nuscenes.detection_metric.truth import racks_of
-from datasets.nuscenes.index.records import Array, NuScenesIndex, SceneRecords
+from datasets.nuscenes.index.records import NuScenesIndex, SceneRecords
 from datasets.tracks import Tracks
 
 _IS_CYCLE = np.array([name in CYCLES for name in TRACKING_CLASSES])
