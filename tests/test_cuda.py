@@ -278,7 +278,10 @@ def test_pillars_and_the_full_fields_of_radars() -> None:
         out = layer(voxelize(batch.lidar.to(device), grid))
         outputs.append(out.dense_bev().detach().cpu())
         out.features.square().sum().backward()
-        gradients.append({name: value.grad.cpu() for name, value in layer.named_parameters() if value.grad is not None})
+        # The layer itself moves: what .cpu() gives back of gradients on the CPU are those gradients.
+        gradients.append(
+            {name: value.grad.cpu().clone() for name, value in layer.named_parameters() if value.grad is not None}
+        )
     close(outputs[1], outputs[0], LAYERS)
     for name, value in gradients[0].items():
         close_in_length(gradients[1][name], value, GRADIENTS, name)
