@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibration.transforms import Transform, invert
+from calibration.transforms import Transform
 from datasets.compiled import compiled
 from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS, LogFrame, PointSweep
 
@@ -72,9 +72,10 @@ def moving_sweeps(frame: LogFrame, channel: str, sweeps: Sequence[PointSweep]) -
     """Sweeps of a channel on their way into the ego frame at the frame's instant, by the vehicle's own motion."""
     if not sweeps:
         return []
-    # All products at once: ten times two small ones take as long as reading a sweep.
     global_from_ego = torch.stack([sweep.global_from_ego for sweep in sweeps])
-    targets = invert(frame.global_from_ego) @ global_from_ego @ frame.rig.ego_from_sensor[channel]
+    ego_from_sensor = frame.rig.ego_from_sensor[channel]
+    targets = torch.empty_like(global_from_ego)
+    _write_targets(frame.global_from_ego.numpy(), global_from_ego.numpy(), ego_from_sensor.numpy(), targets.numpy())
     return [
         MovingSweep(sweep.points, target, (frame.timestamp_us - sweep.timestamp_us) * 1e-6)
         for sweep, target in zip(sweeps, targets, strict=True)
@@ -116,6 +117,35 @@ def merge_radar_sweeps(
 
 
 @compiled
+def _write_targets(
+    global_from_target: NDArray[np.float64],
+    global_from_ego: NDArray[np.float64],
+    ego_from_sensor: NDArray[np.float64],
+    target_from_sensor: NDArray[np.float64],
+) -> None:
+    """Write target_from_sensor of each ego pose (S, 4, 4). Compiled: torch's calls take as long as reading a sweep."""
+    target_from_global = np.eye(4)
+    for row in range(3):
+        for column in range(3):
+            target_from_global[row, column] = global_from_target[column, row]
+            target_from_global[row, 3] -= global_from_target[column, row] * global_from_target[column, 3]
+    for sweep in range(global_from_ego.shape[0]):
+        target_from_ego = _product(target_from_global, global_from_ego[sweep])
+        target_from_sensor[sweep] = _product(target_from_ego, ego_from_sensor)
+
+
+@compiled
+def _product(a_from_b: NDArray[np.float64], b_from_c: NDArray[np.float64]) -> NDArray[np.float64]:
+    """a_from_c, 4x4, summed in the order that torch sums small batches in."""
+    a_from_c = np.zeros((4, 4))
+    for row in range(4):
+        for column in range(4):
+            for between in range(4):
+                a_from_c[row, column] += a_from_b[row, between] * b_from_c[between, column]
+    return a_from_c
+
+
+@compiled
 def _move_lidar(
     points: NDArray[np.float32],
     target_from_sensor: NDArray[np.float64],
@@ -125,14 +155,18 @@ def _move_lidar(
     count: int,
 ) -> int:
     """Write what stays of one sweep behind the first `count` rows of `merged`; the new number of rows."""
-    m = target_from_sensor
     scale = np.float32(255.0)
+    # Numbers of their own: those of an array are fetched again after each write, which might have changed them.
+    m = target_from_sensor
+    xx, xy, xz, x0 = m[0, 0], m[0, 1], m[0, 2], m[0, 3]
+    yx, yy, yz, y0 = m[1, 0], m[1, 1], m[1, 2], m[1, 3]
+    zx, zy, zz, z0 = m[2, 0], m[2, 1], m[2, 2], m[2, 3]
     for row in range(points.shape[0]):
         x, y, z = points[row, 0], points[row, 1], points[row, 2]
         # Each point is written, the next one over it where it is too close: no branch to be foreseen wrongly.
-        merged[count, 0] = m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]
-        merged[count, 1] = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
-        merged[count, 2] = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+        merged[count, 0] = xx * x + xy * y + xz * z + x0
+        merged[count, 1] = yx * x + yy * y + yz * z + y0
+        merged[count, 2] = zx * x + zy * y + zz * z + z0
         merged[count, 3] = points[row, 3] / scale
         merged[count, 4] = age
         count += 1 - ((abs(x) < close_radius) & (abs(y) < close_radius))
