@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.transforms import transform_points
+from calibration.transforms import from_quaternion, transform_points
 from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.frames import CameraImage, LogFrame
@@ -96,11 +96,17 @@ def _bench_sweeps(root: Path, reader: NuScenesReader, frame: LogFrame, rounds: i
     while rows[-1]["prev"] and len(rows) < _SWEEPS:
         rows.append(devkit.get("sample_data", rows[-1]["prev"]))
     names = [row["filename"] for row in rows]
+    poses = [devkit.get("ego_pose", row["ego_pose_token"]) for row in rows]
 
     def bevel() -> torch.Tensor:
+        # With the matrices of the poses, which the devkit makes anew each time as well.
         sweeps = [
-            replace(sweep, points=read_lidar_sweep(root, name).points)
-            for sweep, name in zip(frame.lidar_sweeps[LIDAR_CHANNEL], names, strict=True)
+            replace(
+                sweep,
+                points=read_lidar_sweep(root, name).points,
+                global_from_ego=from_quaternion(pose["rotation"], pose["translation"]),
+            )
+            for sweep, name, pose in zip(frame.lidar_sweeps[LIDAR_CHANNEL], names, poses, strict=True)
         ]
         return merge_lidar_sweeps(moving_sweeps(frame, LIDAR_CHANNEL, sweeps), close_radius=1.0)
 
