@@ -23,7 +23,7 @@ from tools.benchmarks.side_by_side import interleaved, one_thread
 from tools.devices import DeviceChoice, limit_threads
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Trained, read_evidence, write_evidence
-from tools.evidence_studies import STUDIES, Study, Variant, config_digest, variants
+from tools.evidence_studies import STUDIES, Study, Variant, config_digest, trials_in_order, variants
 from tools.evidence_training import TrialToMeasure, measure_trial, run_of
 from tools.exit_codes import Interrupted
 from tools.jobs import Job, run_jobs
@@ -132,27 +132,25 @@ class _Studies:
         self._write()
 
     def _jobs(self) -> list[Job[TrialToMeasure]]:
-        """What is left to do, seed by seed and each training once, named after the first row that has it."""
+        """What is left to do."""
         arguments = self._arguments
-        jobs: dict[str, Job[TrialToMeasure]] = {}
-        for seed in range(arguments.seeds):
-            for study, of_study in self._rows.items():
-                for row in of_study:
-                    trial = row.trial(seed)
-                    known = jobs.get(trial.digest)
-                    wanted = TrialToMeasure(
-                        trial=trial,
-                        trained=self.evidence.of(trial.digest),
-                        with_subsets=study == "subsets" or (known is not None and known.argument.with_subsets),
-                        basis=self.evidence.basis,
-                        output=arguments.output,
-                        data_root=tables_root(arguments.data_root),
-                        device=arguments.device,
-                        threads=arguments.threads,
-                    )
-                    name = f"{study}: {row.name}, seed {seed}" if known is None else known.name
-                    jobs[trial.digest] = Job(name, wanted, arguments.output / "logs" / f"{trial.digest}.log")
-        return [job for job in jobs.values() if _is_wanted(job.argument)]
+        jobs = []
+        for named in trials_in_order(self._rows, arguments.seeds):
+            trained = self.evidence.of(named.trial.digest)
+            if trained is not None and (trained.subsets or not named.with_subsets):
+                continue
+            wanted = TrialToMeasure(
+                trial=named.trial,
+                trained=trained,
+                with_subsets=named.with_subsets,
+                basis=self.evidence.basis,
+                output=arguments.output,
+                data_root=tables_root(arguments.data_root),
+                device=arguments.device,
+                threads=arguments.threads,
+            )
+            jobs.append(Job(named.name, wanted, arguments.output / "logs" / f"{named.trial.digest}.log"))
+        return jobs
 
     def _run(self, jobs: Sequence[Job[TrialToMeasure]], at_once: int, total: int) -> None:
         """Have jobs done; `total`: with those that come after them."""
@@ -188,10 +186,6 @@ class _Studies:
             latencies = interleaved(ways, rounds=5, repeats=3)
         self.evidence = replace(self.evidence, latencies=self.evidence.latencies | latencies)
         self._write()
-
-
-def _is_wanted(wanted: TrialToMeasure) -> bool:
-    return wanted.trained is None or (wanted.with_subsets and not wanted.trained.subsets)
 
 
 def _measured(
