@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from datasets.faults import InputRefused
 from perception.fusion.early import EarlyFusionConfig
@@ -13,9 +15,10 @@ from perception.temporal import TemporalConfig
 from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config
 from tools.__main__ import main
+from tools.evidence import seconds_left
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained, read_evidence, write_evidence
-from tools.evidence_studies import STUDIES, Study, Variant, variants
+from tools.evidence_studies import STUDIES, Study, Variant, config_digest, trials_in_order, variants
 from tools.exit_codes import ExitCode
 from tools.run_config import RunConfig, config_from_json, config_to_json, write_config
 
@@ -88,8 +91,11 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
         evidence = evidence.with_trained(trained(row.trial(seed).digest, seed, mean_ap))
     page = evidence_page(evidence, rows, seeds=2)
     # The sample's standard deviation of 0.1 and 0.3 is sqrt(0.02).
-    assert "| detection alone | 2 | 492 k | 0.200 ± 0.141 | 0.300 ± 0.141 | 0.500 ± 0.000 |" in page
-    assert "| info_nce | 1 | 492 k | 0.250 | 0.350 | 0.500 |" in page
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    assert ["detection alone", "2", "492 k", "300", "0.200 ± 0.141", "0.300 ± 0.141", "0.500 ± 0.000"] in [
+        cells[:7] for cells in table
+    ]
+    assert ["info_nce", "1", "492 k", "300", "0.250", "0.350", "0.500"] in [cells[:7] for cells in table]
     assert "triplet" not in page
     assert Spread.of([0.5]).text() == "0.500"
 
@@ -98,9 +104,33 @@ def test_the_sensors_have_tables_by_class_distance_and_condition() -> None:
     rows: dict[Study, tuple[Variant, ...]] = {"sensors": variants("sensors", small_config(2))}
     evidence = Evidence(BASIS).with_trained(trained(rows["sensors"][0].trial(0).digest, 0, 0.4))
     page = evidence_page(evidence, rows, seeds=1)
-    assert "|  | car |\n| --- | --- |\n| camera | 0.400 |" in page
-    assert "|  | 0 to 20 m |\n| --- | --- |\n| camera | 0.400 |" in page
-    assert "|  | day |\n" in page
+    assert "|        | car   |\n| ------ | ----- |\n| camera | 0.400 |" in page
+    assert "|        | 0 to 20 m |\n| ------ | --------- |\n| camera | 0.400     |" in page
+    assert "|        | day   |\n" in page
+
+
+def test_a_wide_table_is_cut_into_several_with_the_names_of_the_rows() -> None:
+    rows: dict[Study, tuple[Variant, ...]] = {"subsets": variants("subsets", small_config(2))}
+    names = [f"sensors {number}" for number in range(15)]
+    evidence = Evidence(BASIS)
+    for row in rows["subsets"]:
+        for seed, score in ((0, 0.1), (1, 0.3)):
+            one = trained(row.trial(seed).digest, seed, score)
+            evidence = evidence.with_trained(replace(one, subsets=dict.fromkeys(names, (score, score))))
+    page = evidence_page(evidence, rows, seeds=2)
+    assert max(map(len, page.splitlines())) <= 120
+    heads = [line for line in page.splitlines() if "sensors 1 " in line or "sensors 14 " in line]
+    assert len(heads) == 4
+    assert all(page.count(f" {name} ") == 2 for name in names)
+    lines = [line for line in page.splitlines() if line.startswith("| modality dropout 0.5 |")]
+    assert sum(line.count("0.200 ± 0.141") for line in lines) == 1 + 2 * 15
+
+
+def test_what_is_left_counts_what_runs_as_half_done() -> None:
+    assert seconds_left(100.0, done=2, total=6, at_once=1) == 200.0
+    # Ten at once, the first after 100 s: the others of its wave are about as far.
+    assert seconds_left(100.0, done=10, total=30, at_once=10) == 100.0
+    assert seconds_left(100.0, done=6, total=6, at_once=4) == 0.0
 
 
 def test_trainings_of_another_basis_and_broken_files_are_refused(tmp_path: Path) -> None:
@@ -124,7 +154,7 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     given = small_config(1)
     write_config(config, replace(given, training=replace(given.training, validate_every=1, patience=1)))
     words = ["evidence", str(output), "--data-root", str(root), "--config", str(config), "--steps", "1", "--seeds", "1"]
-    words += ["--device", "cpu", "--split", "scene-0061", "--val-split", "scene-0103", "--studies"]
+    words += ["--jobs", "1", "--device", "cpu", "--split", "scene-0061", "--val-split", "scene-0103", "--studies"]
     assert main([*words, "losses"]) == ExitCode.FINE
     assert capsys.readouterr().out.splitlines()[-1] == str(output / "evidence.md")
     first = json.loads((output / "evidence.json").read_text())["trained"]
@@ -147,3 +177,43 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     assert (output / "evidence.json").read_bytes() == before
     assert main([*words[:-1], "--studies", "losses", "--val-split", "scene-0061"]) == ExitCode.INPUT_REFUSED
     assert "nothing would be held out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_at_once_learn_the_same_to_the_bit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root, config = tmp_path / "data", tmp_path / "config.json"
+    write_dataset(root, ("scene-0061", "scene-0103"), keyframes=1)
+    write_config(config, small_config(1))
+    words = ["--data-root", str(root), "--config", str(config), "--steps", "1", "--seeds", "1", "--device", "cpu"]
+    words += ["--split", "scene-0061", "--val-split", "scene-0103", "--studies", "tasks", "--jobs"]
+    assert main(["evidence", str(tmp_path / "two"), *words, "2"]) == ExitCode.FINE
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["1/3", "2/3", "3/3"]  # the rest is in the logs
+    assert main(["evidence", str(tmp_path / "one"), *words, "1"]) == ExitCode.FINE
+    runs = sorted(tmp_path.glob("one/runs/*/weights.safetensors"))
+    assert len(runs) == 3
+    for run in runs:
+        here, there = load_file(run), load_file(tmp_path / "two" / run.relative_to(tmp_path / "one"))
+        assert here.keys() == there.keys()
+        assert all(torch.equal(here[name], there[name]) for name in here)
+    one, two = (json.loads((tmp_path / name / "evidence.json").read_text())["trained"] for name in ("one", "two"))
+    # The clock alone may differ.
+    assert [row | {"seconds": 0} for row in one] == [row | {"seconds": 0} for row in two]
+
+
+def test_the_first_seed_of_all_studies_comes_first_and_each_training_once() -> None:
+    config = small_config(2)
+    rows: dict[Study, tuple[Variant, ...]] = {study: variants(study, config) for study in STUDIES}
+    trials = trials_in_order(rows, seeds=3)
+    seeds = [one.trial.config.training.seed for one in trials]
+    assert seeds == sorted(seeds)
+    assert seeds.count(0) == seeds.count(1) == seeds.count(2)
+    digests = [one.trial.digest for one in trials]
+    assert len(set(digests)) == len(digests)
+    assert set(digests) == {row.trial(seed).digest for of in rows.values() for row in of for seed in range(3)}
+    # No two begin with the branches of one pretraining, which they would do at once.
+    begun = [config_digest(one.trial.config) for one in trials if one.trial.pretrained]
+    assert len(set(begun)) == len(begun) == 3
+    # What the subsets' study shares with others is scored with its subsets, whatever it is named after.
+    wanted = {one.trial.digest for one in trials if one.with_subsets}
+    assert wanted == {row.trial(seed).digest for row in rows["subsets"] for seed in range(3)}

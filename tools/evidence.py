@@ -1,40 +1,37 @@
 """Train the variants of a study on the same data and budget, score them on held-out scenes, write the comparison."""
 
 import hashlib
-import shutil
+import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
-from datasets.nuscenes.detection_analysis.analysis import analyse
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.splits import default_split
 from datasets.samples.batch import collate
 from datasets.samples.make_sample import make_sample
 from tools.benchmarks.side_by_side import interleaved, one_thread
 from tools.devices import DeviceChoice, limit_threads
-from tools.evaluate import EvaluateArguments, measure
 from tools.evidence_page import evidence_page
-from tools.evidence_rows import Evidence, EvidenceBasis, Trained, read_evidence, trained_from, write_evidence
-from tools.evidence_studies import STUDIES, Study, Trial, Variant, config_digest, variants
+from tools.evidence_rows import Evidence, EvidenceBasis, Trained, read_evidence, write_evidence
+from tools.evidence_studies import STUDIES, Study, Variant, config_digest, trials_in_order, variants
+from tools.evidence_training import TrialToMeasure, measure_trial, run_of
 from tools.exit_codes import Interrupted
+from tools.jobs import Job, run_jobs
 from tools.open_dataset import DataRoot, open_tables, tables_root
 from tools.presets import preset_or_config
-from tools.pretrain import PretrainArguments, pretrain
-from tools.report import read_training_log
-from tools.robustness import RobustnessArguments, robustness
-from tools.robustness_rows import read_measured
-from tools.run_config import RunConfig, write_config
-from tools.train import TrainArguments, train
-from tools.training.checkpoint import checkpoints
-from tools.training.run_folder import RunFolder, load_detector
+from tools.progress import duration_text
+from tools.run_config import RunConfig
+from tools.training.run_folder import load_detector
 
 
 @dataclass(frozen=True)
@@ -60,157 +57,153 @@ class EvidenceArguments:
     val_split: str | None = None
     """What is scored, otherwise mini_val or val."""
     device: DeviceChoice = "auto"
-    threads: int | None = None
-    """CPU threads, otherwise as many as cores."""
+    jobs: int | None = None
+    """Trainings at once, each in a process of its own; otherwise as many as cores are there for, on CUDA one."""
+    threads: int = 1
+    """CPU threads of each training; with one, figures are the same to the bit, whatever the number of jobs."""
+
+
+_Rows = Mapping[Study, tuple[Variant, ...]]
 
 
 def evidence(arguments: EvidenceArguments) -> Path:
     """Train and score what is not there yet; return evidence.md, with evidence.json beside it.
 
-    Raises InputRefused for bad input, Interrupted after Ctrl-C: what was finished stays.
+    Raises InputRefused for bad input, Interrupted after Ctrl-C, and Diverged or CommandFailed with the name of the
+    training that failed: what was finished stays.
     """
     if arguments.seeds < 1 or arguments.steps < 1:
         raise InputRefused("--seeds and --steps must be 1 or more.")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise InputRefused(f"{arguments.output} is a file: name a folder.")
     limit_threads(arguments.threads)
+    at_once = _jobs_at_once(arguments)
     config = preset_or_config(arguments.config)
     # All have one budget, and scores on the split that is reported choose no weights.
     training = replace(config.training, steps=arguments.steps, epochs=None, validate_every=None, patience=None)
     config = replace(config, training=training)
     rows = {study: variants(study, config) for study in arguments.studies}
     reader = open_tables(tables_root(arguments.data_root), arguments.version, config.sample)
-    studies = _Studies(arguments, reader, _basis(arguments, config, reader))
+    studies = _Studies(arguments, rows, reader, _basis(arguments, config, reader))
     arguments.output.mkdir(parents=True, exist_ok=True)
     try:
-        for study, of_study in rows.items():
-            studies.measure(study, of_study)
-            write_atomically(studies.page, evidence_page(studies.evidence, rows, arguments.seeds).encode())
-    except KeyboardInterrupt as interrupt:
+        studies.measure(at_once)
+    except (KeyboardInterrupt, Interrupted) as interrupt:
         raise Interrupted(
             f"Interrupted; {studies.file} has {len(studies.evidence.trained)} trainings, the same command goes on."
         ) from interrupt
     return studies.page
 
 
-class _Studies:
-    """Trains, scores and remembers."""
+def _jobs_at_once(arguments: EvidenceArguments) -> int:
+    """How many trainings run at once. Raises InputRefused for less than one."""
+    if arguments.jobs is not None:
+        if arguments.jobs < 1:
+            raise InputRefused(f"--jobs must be 1 or more, not {arguments.jobs}.")
+        return arguments.jobs
+    # How many trainings a card has memory for is known to nobody here.
+    if arguments.device == "cuda" or (arguments.device == "auto" and torch.cuda.is_available()):
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // arguments.threads)
 
-    def __init__(self, arguments: EvidenceArguments, reader: NuScenesReader, basis: EvidenceBasis) -> None:
-        self._arguments, self._reader = arguments, reader
+
+class _Studies:
+    """Has trainings measured and remembers them. Only this process writes evidence.json and the page.
+
+    With several jobs it does nothing on CUDA, not even for latencies, which are the CPU's: a context would take some
+    hundred megabytes of the card for hours, and its children, which are started and not forked, have their own.
+    """
+
+    def __init__(self, arguments: EvidenceArguments, rows: _Rows, reader: NuScenesReader, basis: EvidenceBasis) -> None:
+        self._arguments, self._rows, self._reader = arguments, rows, reader
         self.file, self.page = arguments.output / "evidence.json", arguments.output / "evidence.md"
         self.evidence: Evidence = read_evidence(self.file, basis)
 
-    def measure(self, study: Study, rows: tuple[Variant, ...]) -> None:
-        """Every training of a study that has not been measured, seed by seed: early tables have all rows."""
-        for seed in range(self._arguments.seeds):
-            for row in rows:
-                trial = row.trial(seed)
-                trained = self.evidence.of(trial.digest)
-                if trained is None:
-                    print(f"{study}: {row.name}, seed {seed}", file=sys.stderr, flush=True)
-                    trained = self._trained(trial)
-                if study == "subsets" and not trained.subsets:
-                    trained = replace(trained, subsets=self._subsets(trial))
-                self._keep(self.evidence.with_trained(trained))
-        if study == "strategies":
-            self._keep(replace(self.evidence, latencies=self.evidence.latencies | self._latencies(rows)))
+    def measure(self, at_once: int) -> None:
+        """Everything that has not been measured, the first seed of all studies first: early tables have all rows."""
+        jobs = self._jobs()
+        of_first_seed = [job for job in jobs if job.argument.trial.config.training.seed == 0]
+        if "strategies" in self._rows:
+            # Latencies are taken of the first seed's weights, while nothing else of ours runs.
+            self._run(of_first_seed, at_once, len(jobs))
+            self._take_latencies(self._rows["strategies"])
+            jobs = jobs[len(of_first_seed) :]
+        self._run(jobs, at_once, len(jobs))
+        self._write()
 
-    def _keep(self, evidence: Evidence) -> None:
-        self.evidence = evidence
-        write_evidence(self.file, evidence)
-
-    def _run(self, trial: Trial) -> RunFolder:
-        return RunFolder(self._arguments.output / "runs" / trial.digest)
-
-    def _trained(self, trial: Trial) -> Trained:
-        arguments, folder, basis = self._arguments, self._run(trial), self.evidence.basis
-        path = arguments.output / "configs" / f"{config_digest(trial.config)}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_config(path, trial.config)
-        begun = None
-        if trial.pretrained:
-            begun = self._pretrained(path)
-        if not folder.weights.is_file():
-            resume = _can_resume(folder)
-            train(
-                TrainArguments(
-                    str(path),
-                    arguments.data_root,
-                    version=basis.version,
-                    split=basis.split,
-                    output=folder.path,
-                    init=None if resume else begun,
-                    resume=resume,
-                    device=arguments.device,
-                )
-            )
-        _, evaluation, _ = measure(
-            EvaluateArguments(
-                folder.path,
-                arguments.data_root,
-                version=basis.version,
-                split=basis.val_split,
+    def _jobs(self) -> list[Job[TrialToMeasure]]:
+        """What is left to do."""
+        arguments = self._arguments
+        jobs = []
+        for named in trials_in_order(self._rows, arguments.seeds):
+            trained = self.evidence.of(named.trial.digest)
+            if trained is not None and (trained.subsets or not named.with_subsets):
+                continue
+            wanted = TrialToMeasure(
+                trial=named.trial,
+                trained=trained,
+                with_subsets=named.with_subsets,
+                basis=self.evidence.basis,
+                output=arguments.output,
+                data_root=tables_root(arguments.data_root),
                 device=arguments.device,
+                threads=arguments.threads,
             )
-        )
-        analysis = analyse(evaluation, self._reader.root, basis.version, 0)
-        _, detector = load_detector(folder.path)
-        parameters = sum(parameter.numel() for parameter in detector.parameters())
-        seconds = read_training_log(folder.metrics)[-1]["seconds"]
-        seed = trial.config.training.seed
-        return trained_from(trial.digest, seed, parameters, seconds, evaluation.metrics, analysis)
+            jobs.append(Job(named.name, wanted, arguments.output / "logs" / f"{named.trial.digest}.log"))
+        return jobs
 
-    def _pretrained(self, config: Path) -> Path:
-        """The branches of a config after `bevel pretrain`, for as many steps as the detector is trained."""
-        folder = RunFolder(self._arguments.output / "pretrained" / config.stem)
-        if not folder.weights.is_file():
-            pretrain(
-                PretrainArguments(
-                    str(config),
-                    self._arguments.data_root,
-                    version=self.evidence.basis.version,
-                    split=self.evidence.basis.split,
-                    output=folder.path,
-                    resume=_can_resume(folder),
-                    device=self._arguments.device,
-                )
+    def _run(self, jobs: Sequence[Job[TrialToMeasure]], at_once: int, total: int) -> None:
+        """Have jobs done; `total`: with those that come after them."""
+        began, at_once = time.monotonic(), min(at_once, len(jobs))
+        for done, (job, trained) in enumerate(_measured(jobs, at_once), start=1):
+            self.evidence = self.evidence.with_trained(trained)
+            self._write()
+            left = seconds_left(time.monotonic() - began, done, total, at_once)
+            print(
+                f"{done}/{total} {job.name}: mAP {trained.mean_ap:.3f}, NDS {trained.nds:.3f}, trained in "
+                f"{duration_text(trained.seconds)}; about {duration_text(left)} left",
+                file=sys.stderr,
+                flush=True,
             )
-        return folder.path
 
-    def _subsets(self, trial: Trial) -> dict[str, tuple[float, float]]:
-        """One checkpoint with every proper subset of its sensors, by `bevel robustness`."""
-        folder = robustness(
-            RobustnessArguments(
-                self._run(trial).path,
-                self._arguments.data_root,
-                version=self.evidence.basis.version,
-                split=self.evidence.basis.val_split,
-                corruptions=("sensor_subset",),
-                device=self._arguments.device,
-            )
-        )
-        return {row.label or "all": (row.mean_ap, row.nds) for row in read_measured(folder / "robustness.json").rows}
+    def _write(self) -> None:
+        write_evidence(self.file, self.evidence)
+        write_atomically(self.page, evidence_page(self.evidence, self._rows, self._arguments.seeds).encode())
 
-    def _latencies(self, rows: tuple[Variant, ...]) -> dict[str, float]:
+    def _take_latencies(self, rows: Sequence[Variant]) -> None:
         """CPU milliseconds from a batch to boxes, side by side, one thread: the median of the middle frame."""
+        trials = [row.trial(0) for row in rows]
+        if all(trial.digest in self.evidence.latencies for trial in trials):
+            return
         tokens = self._reader.frame_tokens(self.evidence.basis.val_split)
         frame = self._reader.frame(tokens[len(tokens) // 2])
         ways: dict[str, Callable[[], object]] = {}
-        for row in rows:
-            config, detector = load_detector(self._run(row.trial(0)).path)
+        for trial in trials:
+            config, detector = load_detector(run_of(self._arguments.output, trial).path)
             batch = collate([make_sample(frame, config.sample)])
-            ways[row.trial(0).digest] = partial(detector.detect, batch)
+            ways[trial.digest] = partial(detector.detect, batch)
         with one_thread():
-            return interleaved(ways, rounds=5, repeats=3)
+            latencies = interleaved(ways, rounds=5, repeats=3)
+        self.evidence = replace(self.evidence, latencies=self.evidence.latencies | latencies)
+        self._write()
 
 
-def _can_resume(folder: RunFolder) -> bool:
-    """Whether a training was interrupted there; what was killed before its first checkpoint is cleared away."""
-    if folder.config.is_file() and checkpoints(folder.checkpoints):
-        return True
-    shutil.rmtree(folder.path, ignore_errors=True)
-    return False
+def _measured(
+    jobs: Sequence[Job[TrialToMeasure]], at_once: int
+) -> Generator[tuple[Job[TrialToMeasure], Trained], None, None]:
+    """In processes of their own, or one after another in this one, with a bar for each training."""
+    if at_once > 1:
+        yield from run_jobs(measure_trial, jobs, at_once)
+        return
+    for job in jobs:
+        print(job.name, file=sys.stderr, flush=True)
+        yield job, measure_trial(job.argument)
+
+
+def seconds_left(elapsed: float, done: int, total: int, at_once: int) -> float:
+    """How long the rest of `total` equal jobs will take: those that run are half done on the average."""
+    half_done = min(at_once, total - done) / 2 if at_once > 1 else 0.0
+    return elapsed * (total - done - half_done) / (done + half_done)
 
 
 def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesReader) -> EvidenceBasis:

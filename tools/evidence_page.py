@@ -1,5 +1,7 @@
 """The comparison for readers: a page of Markdown with a table for each study."""
 
+import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from tools.evaluation_analysis import SHORT_NAMES
@@ -15,18 +17,20 @@ _TITLES: Mapping[Study, str] = {
 }
 # Kinds of slices of the sensors' study, as the slices call them.
 _SLICES = ("distance", "conditions")
+_WIDTH = 120  # characters of a line, as far as one column allows
 
 
 def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]], seeds: int) -> str:
     """All studies that have trainings. Figures are means over seeds ± their standard deviation."""
     basis = evidence.basis
-    parts = [
-        "# Evidence\n",
+    what = (
         f"{basis.train_samples} samples of {basis.train_scenes} scenes ({basis.split} of {basis.version}) are trained "
         f"on, {basis.steps} steps each; {basis.val_samples} samples of {basis.val_scenes} other scenes "
         f"({basis.val_split}) are scored by the official metric. Mean ± standard deviation over the seeds that are "
-        f"there, at most {seeds}. {len(evidence.trained)} trainings.\n",
-    ]
+        f"there, at most {seeds}. Seconds: of a training, by the clock, with whatever ran beside it. "
+        f"{len(evidence.trained)} trainings."
+    )
+    parts = ["# Evidence\n", textwrap.fill(what, _WIDTH) + "\n"]
     for study, of_study in rows.items():
         found = [(row.name, _trainings(evidence, row, seeds)) for row in of_study]
         found = [(name, trainings) for name, trainings in found if trainings]
@@ -61,27 +65,48 @@ def _tables(study: Study, found: _Rows, evidence: Evidence) -> list[str]:
 
 
 def _main_table(found: _Rows, latencies: Mapping[str, float]) -> str:
-    head = ["", "seeds", "parameters", *(["CPU ms a frame"] if latencies else []), "mAP", "NDS", *SHORT_NAMES.values()]
-    lines = [_line(head), _line(["---"] * len(head))]
+    latency = ["CPU ms a frame"] if latencies else []
+    head = ["", "seeds", "parameters", "seconds", *latency, "mAP", "NDS", *SHORT_NAMES.values()]
+    lines = []
     for name, trainings in found:
-        cells = [name, str(len(trainings)), f"{trainings[0].parameters / 1e3:.0f} k"]
+        seconds = statistics.fmean(one.seconds for one in trainings)
+        cells = [name, str(len(trainings)), f"{trainings[0].parameters / 1e3:.0f} k", f"{seconds:.0f}"]
         if latencies:
-            latency = latencies.get(trainings[0].digest)
-            cells.append("-" if latency is None else f"{latency:.0f}")
+            # Taken of the first seed's weights; what is there of a stopped study may be of later ones.
+            taken = next((latencies[one.digest] for one in trainings if one.digest in latencies), None)
+            cells.append("-" if taken is None else f"{taken:.0f}")
         cells += [_spread([one.mean_ap for one in trainings]), _spread([one.nds for one in trainings])]
         cells += [_spread([one.mean_errors.get(error) for one in trainings]) for error in SHORT_NAMES]
-        lines.append(_line(cells))
-    return "\n".join(lines)
+        lines.append(cells)
+    return _table(head, lines)
 
 
 def _named_table(found: _Rows, figures: Sequence[Sequence[Mapping[str, float | None]]]) -> str:
     """`figures`: by name, of each training of each row. A column for each name that some training has a figure for."""
     of_all = [named for of_row in figures for named in of_row]
     names = dict.fromkeys(name for named in of_all for name, figure in named.items() if figure is not None)
-    lines = [_line(["", *names]), _line(["---"] * (1 + len(names)))]
-    for (row, _), of_row in zip(found, figures, strict=True):
-        lines.append(_line([row, *(_spread([named.get(name) for named in of_row]) for name in names)]))
-    return "\n".join(lines)
+    lines = [
+        [row, *(_spread([named.get(name) for named in of_row]) for name in names)]
+        for (row, _), of_row in zip(found, figures, strict=True)
+    ]
+    return _table(["", *names], lines)
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Padded, to be read as text too; cut into several where it would be too wide, each with the first column."""
+    widths = [max(3, *(len(line[column]) for line in (head, *lines))) for column in range(len(head))]
+    parts: list[list[int]] = []
+    left = 0
+    for column, width in enumerate(widths[1:], start=1):
+        if width + 3 > left:
+            parts.append([0])
+            left = _WIDTH - (widths[0] + 4)
+        parts[-1].append(column)
+        left -= width + 3
+    ruled = (head, ["-" * width for width in widths], *lines)
+    return "\n\n".join(
+        "\n".join(_line([line[column].ljust(widths[column]) for column in part]) for line in ruled) for part in parts
+    )
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -64,8 +64,12 @@ class Evidence:
         return next((one for one in self.trained if one.digest == digest), None)
 
     def with_trained(self, trained: Trained) -> "Evidence":
-        """One training more, in the place of an earlier one of the same config."""
-        return replace(self, trained=(*(old for old in self.trained if old.digest != trained.digest), trained))
+        """One training more, in the place of an earlier one of the same config.
+
+        They have an order of their own: which one is finished first depends on the machine.
+        """
+        others = (old for old in self.trained if old.digest != trained.digest)
+        return replace(self, trained=tuple(sorted((*others, trained), key=lambda one: (one.seed, one.digest))))
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,29 @@ class Variant:
         return Trial(config, self.pretrained)
 
 
+@dataclass(frozen=True)
+class NamedTrial:
+    """A training, the row and seed it is for, and whether a study wants its score with every subset of its sensors."""
+
+    name: str
+    trial: Trial
+    with_subsets: bool
+
+
+def trials_in_order(rows: Mapping[Study, tuple[Variant, ...]], seeds: int) -> tuple[NamedTrial, ...]:
+    """Every training once, named after the first row that has it; the first seed of all studies comes first, so that
+    early tables have all rows.
+    """
+    found: dict[str, NamedTrial] = {}
+    for seed in range(seeds):
+        for study, of_study in rows.items():
+            for row in of_study:
+                trial = row.trial(seed)
+                named = found.get(trial.digest) or NamedTrial(f"{study}: {row.name}, seed {seed}", trial, False)
+                found[trial.digest] = replace(named, with_subsets=named.with_subsets or study == "subsets")
+    return tuple(found.values())
+
+
 def variants(study: Study, config: RunConfig) -> tuple[Variant, ...]:
     """The rows of a study. Raises InputRefused where the config lacks a branch that the study takes away, or has what
     some row cannot have.

@@ -1,0 +1,146 @@
+"""One training of a study and its score, whichever process does it."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets.nuscenes.detection_analysis.analysis import analyse
+from tools.devices import DeviceChoice, limit_threads
+from tools.evaluate import EvaluateArguments, measure
+from tools.evidence_rows import EvidenceBasis, Trained, trained_from
+from tools.evidence_studies import Trial, config_digest
+from tools.pretrain import PretrainArguments, pretrain
+from tools.report import read_training_log
+from tools.robustness import RobustnessArguments, robustness
+from tools.robustness_rows import read_measured
+from tools.run_config import write_config
+from tools.train import TrainArguments, train
+from tools.training.checkpoint import checkpoints
+from tools.training.run_folder import RunFolder, load_detector
+
+
+@dataclass(frozen=True)
+class TrialToMeasure:
+    """A trial, what is known of it already, and whether every subset of its sensors is scored, too."""
+
+    trial: Trial
+    trained: Trained | None
+    with_subsets: bool
+    basis: EvidenceBasis
+    output: Path
+    data_root: Path
+    device: DeviceChoice
+    threads: int
+
+    @property
+    def run(self) -> RunFolder:
+        """The run folder of the training."""
+        return run_of(self.output, self.trial)
+
+
+def run_of(output: Path, trial: Trial) -> RunFolder:
+    """Where a trial is trained."""
+    return RunFolder(output / "runs" / trial.digest)
+
+
+def measure_trial(wanted: TrialToMeasure) -> Trained:
+    """Train, or go on with the training, and score; what is known is not measured again.
+
+    Raises as `train`, `evaluate` and `robustness` do.
+    """
+    limit_threads(wanted.threads)
+    trained = wanted.trained or _trained(wanted)
+    if wanted.with_subsets and not trained.subsets:
+        trained = replace(trained, subsets=_subsets(wanted))
+    return trained
+
+
+def _trained(wanted: TrialToMeasure) -> Trained:
+    trial, run, basis = wanted.trial, wanted.run, wanted.basis
+    path = wanted.output / "configs" / f"{config_digest(trial.config)}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_config(path, trial.config)
+    begun = _pretrained(wanted, path) if trial.pretrained else None
+    if not run.weights.is_file():
+        resume = _can_resume(run)
+        train(
+            TrainArguments(
+                str(path),
+                wanted.data_root,
+                version=basis.version,
+                split=basis.split,
+                output=run.path,
+                init=None if resume else begun,
+                resume=resume,
+                device=wanted.device,
+                threads=wanted.threads,
+            )
+        )
+    _, evaluation, _ = measure(
+        EvaluateArguments(
+            run.path,
+            wanted.data_root,
+            version=basis.version,
+            split=basis.val_split,
+            device=wanted.device,
+            threads=wanted.threads,
+        )
+    )
+    analysis = analyse(evaluation, wanted.data_root, basis.version, 0)
+    _, detector = load_detector(run.path)
+    parameters = sum(parameter.numel() for parameter in detector.parameters())
+    seed = trial.config.training.seed
+    return trained_from(trial.digest, seed, parameters, _seconds(run), evaluation.metrics, analysis)
+
+
+def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
+    """The branches of a config after `bevel pretrain`, for as many steps as the detector is trained.
+
+    The digest of a pretrained trial is that of its config, seed included: no other trial begins with the same branches,
+    so none does this at the same time.
+    """
+    run = RunFolder(wanted.output / "pretrained" / config.stem)
+    if not run.weights.is_file():
+        pretrain(
+            PretrainArguments(
+                str(config),
+                wanted.data_root,
+                version=wanted.basis.version,
+                split=wanted.basis.split,
+                output=run.path,
+                resume=_can_resume(run),
+                device=wanted.device,
+                threads=wanted.threads,
+            )
+        )
+    return run.path
+
+
+def _subsets(wanted: TrialToMeasure) -> dict[str, tuple[float, float]]:
+    """One checkpoint with every proper subset of its sensors, by `bevel robustness`."""
+    folder = robustness(
+        RobustnessArguments(
+            wanted.run.path,
+            wanted.data_root,
+            version=wanted.basis.version,
+            split=wanted.basis.val_split,
+            corruptions=("sensor_subset",),
+            device=wanted.device,
+            threads=wanted.threads,
+        )
+    )
+    return {row.label or "all": (row.mean_ap, row.nds) for row in read_measured(folder / "robustness.json").rows}
+
+
+def _can_resume(run: RunFolder) -> bool:
+    """Whether a training was interrupted there; what was killed before its first checkpoint is cleared away."""
+    if run.config.is_file() and checkpoints(run.checkpoints):
+        return True
+    shutil.rmtree(run.path, ignore_errors=True)
+    return False
+
+
+def _seconds(run: RunFolder) -> float:
+    """Of all sessions of a training: the clock of its log begins anew where it was resumed."""
+    clock = [row["seconds"] for row in read_training_log(run.metrics)]
+    return sum(now for now, after in zip(clock, [*clock[1:], 0.0], strict=True) if after < now)
