@@ -39,20 +39,14 @@ def focal_loss(logits: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]
 
 
 def code_losses(
-    codes: Float[Tensor, "K 11"], targets: Float[Tensor, "K 11"], share: Float[Tensor, "K"], velocity_beta: float = 0.0
+    codes: Float[Tensor, "K 11"], targets: Float[Tensor, "K 11"], share: Float[Tensor, "K"]
 ) -> dict[str, Float[Tensor, ""]]:
     """By the names of CODE_SLICES: L1 to the targets, and the cross-entropy of the front. `share`: what each counts.
 
-    Velocities: smooth L1 (Girshick 2015), quadratic up to an error of `velocity_beta` (m/s), which is L1 where that is
-    0. Unknown (NaN) targets play no part.
+    Unknown (NaN) targets play no part.
     """
     codes = codes.float()
     difference = (codes - targets.nan_to_num()).abs() * targets.isfinite()
-    velocity = CODE_SLICES["velocity"]
-    if velocity_beta > 0:
-        errors = difference[:, velocity]
-        smooth = F.smooth_l1_loss(errors, torch.zeros_like(errors), reduction="none", beta=velocity_beta)
-        difference = torch.cat([difference[:, : velocity.start], smooth], dim=1)
     parts = {name: (difference[:, part].sum(dim=1) * share).sum() for name, part in CODE_SLICES.items()}
     # The side on which the front is: the target is +1 or -1, the code a logit.
     front = CODE_SLICES["front"]
@@ -84,10 +78,6 @@ class BoxWeights(Protocol):
         """Of the velocity."""
 
     @property
-    def velocity_beta(self) -> float:
-        """Errors of a velocity up to this (m/s) count by their square; 0: none."""
-
-    @property
     def front_weight(self) -> float:
         """Of which side the front is on."""
 
@@ -117,7 +107,7 @@ def weighted_box_losses(
     weights = {"velocity": config.velocity_weight, "front": config.front_weight}
     parts = {
         name: weights.get(name, config.box_weight) * loss
-        for name, loss in code_losses(found.codes, targets, share, config.velocity_beta).items()
+        for name, loss in code_losses(found.codes, targets, share).items()
     }
     parts["attribute"] = config.attribute_weight * attribute_loss(found.attribute_logits, attributes, labels, share)
     if config.quality is not None and found.quality_logits is not None:

@@ -28,9 +28,7 @@ class CenterHeadConfig:
     """`upsample`: cells of the head along a side of one cell of the fused BEV. `channels`: of the head's features.
 
     `min_radius`: cells around an object's centre that its peak reaches at least; `reach`: cells around it that learn
-    its box as well. Weights: of the parts of the loss. `velocity_beta`: errors of a velocity up to this (m/s) count by
-    their square. With the published L1 (0) the answer to a doubt is the median, and most objects stand: a short
-    training ends with all of them standing.
+    its box as well. Weights: of the parts of the loss.
     Decoding keeps the `max_boxes` highest peaks of a sample that reach `score_threshold`. `quality`: the branch that
     predicts how well a box overlaps its object; None leaves it out.
     """
@@ -46,7 +44,6 @@ class CenterHeadConfig:
     velocity_weight: float = 0.2
     attribute_weight: float = 0.2
     front_weight: float = 0.2
-    velocity_beta: float = 0.0
     max_boxes: int = 500
     score_threshold: float = 0.03
     quality: QualityConfig | None = None
@@ -55,7 +52,7 @@ class CenterHeadConfig:
         for name in ("channels", "hidden", "upsample", "max_boxes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("min_radius", "reach", "velocity_beta"):
+        for name in ("min_radius", "reach"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
 

@@ -25,8 +25,8 @@ from perception.losses import Counts, Losses, at_least_one
 
 @dataclass(frozen=True)
 class QueryHeadConfig:
-    """`upsample`, `channels`, `min_radius`, `velocity_beta`: as of the centre head. `queries`: of a sample; at most one
-    for each cell and class. `layers` of the decoder, each with `heads` that look at `points` places of the BEV.
+    """`upsample`, `channels`, `min_radius`: as of the centre head. `queries`: of a sample; at most one for each cell
+    and class. `layers` of the decoder, each with `heads` that look at `points` places of the BEV.
 
     `costs`: what decides which query learns which object. Weights: of the parts of the loss.
     """
@@ -48,7 +48,6 @@ class QueryHeadConfig:
     velocity_weight: float = 0.2
     attribute_weight: float = 0.2
     front_weight: float = 0.2
-    velocity_beta: float = 0.0
     score_threshold: float = 0.01
     quality: QualityConfig | None = None
 
@@ -58,9 +57,8 @@ class QueryHeadConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.channels % self.heads:
             raise ValueError(f"{self.channels} channels do not divide into {self.heads} heads")
-        for name in ("min_radius", "velocity_beta"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        if self.min_radius < 0:
+            raise ValueError(f"min_radius must not be negative, it is {self.min_radius}")
 
 
 @dataclass(frozen=True)
