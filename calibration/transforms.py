@@ -32,14 +32,14 @@ def from_quaternion(quaternion_wxyz: Sequence[float], translation: Sequence[floa
     w, x, y, z = w / norm, x / norm, y / norm, z / norm
     east, north, up = translation
     # Written out: a frame has sixty poses, and any library's ways to a matrix take as long as reading a sweep. NumPy
-    # takes sixteen numbers in a quarter of the time that torch needs for them.
+    # takes sixteen numbers in a row in a third of the time that torch needs for four rows of four.
     rows = (
-        (w * w + x * x - y * y - z * z, 2.0 * (x * y - z * w), 2.0 * (x * z + y * w), east),
-        (2.0 * (x * y + z * w), w * w - x * x + y * y - z * z, 2.0 * (y * z - x * w), north),
-        (2.0 * (x * z - y * w), 2.0 * (y * z + x * w), w * w - x * x - y * y + z * z, up),
-        (0.0, 0.0, 0.0, 1.0),
+        *(w * w + x * x - y * y - z * z, 2.0 * (x * y - z * w), 2.0 * (x * z + y * w), east),
+        *(2.0 * (x * y + z * w), w * w - x * x + y * y - z * z, 2.0 * (y * z - x * w), north),
+        *(2.0 * (x * z - y * w), 2.0 * (y * z + x * w), w * w - x * x - y * y + z * z, up),
+        *(0.0, 0.0, 0.0, 1.0),
     )
-    return torch.from_numpy(np.array(rows, np.float64))
+    return torch.from_numpy(np.array(rows, np.float64).reshape(4, 4))
 
 
 def to_quaternion(a_from_b: Float[Tensor, "4 4"]) -> tuple[float, float, float, float]:

@@ -62,11 +62,6 @@ def _list_no_cuda_kernels() -> None:
     core.ALL_NATIVE_PARAMS = []
 
 
-def cpu_backend() -> bool:
-    """Whether what is installed here computes sparse convolutions on the CPU, too."""
-    return _backend()[1] is not None
-
-
 def check_cells(shape: tuple[int, ...], batch_size: int = 1) -> None:
     """Raise ValueError where spconv could not number the cells of `batch_size` grids of this shape in int32."""
     cells = batch_size * math.prod(shape)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,13 +53,13 @@ class RunConfig:
             )
 
 
-# Built once: that takes longer than all that it does.
-_ADAPTER = TypeAdapter(RunConfig)
+# Built once, and only where a config is read or written: that takes longer than all that it does.
+_adapter = cache(lambda: TypeAdapter(RunConfig))
 
 
 def config_to_json(config: RunConfig) -> str:
     """The config as indented JSON, every field written out."""
-    return _ADAPTER.dump_json(config, indent=2).decode() + "\n"
+    return _adapter().dump_json(config, indent=2).decode() + "\n"
 
 
 def config_from_json(text: str, source: str) -> RunConfig:
@@ -69,7 +70,7 @@ def config_from_json(text: str, source: str) -> RunConfig:
     """
     try:
         given = _with_view(json.loads(text, parse_constant=_refuse_constant))
-        config = _ADAPTER.validate_json(json.dumps(given), strict=True)
+        config = _adapter().validate_json(json.dumps(given), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         field = _path_in_file(given, first["loc"], first["type"] == "missing") or "the whole file"
@@ -78,7 +79,7 @@ def config_from_json(text: str, source: str) -> RunConfig:
         raise InputRefused(f"{source}: {field}: {first['msg']}{found}{more}.") from error
     except (ValueError, RecursionError) as error:
         raise InputRefused(f"{source} is not valid JSON: {error}.") from error
-    unknown = _unknown_field(given, _ADAPTER.dump_python(config, mode="json"))
+    unknown = _unknown_field(given, _adapter().dump_python(config, mode="json"))
     if unknown is not None:
         raise InputRefused(f"{source}: {unknown}: there is no such field; remove it or correct its name.")
     return config

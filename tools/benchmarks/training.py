@@ -22,7 +22,6 @@ from tyro.conf import Positional, arg
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
-from datasets.samples.batch import Batch
 from datasets.synthetic.config import WorldConfig
 from perception.detector import Detector
 from perception.modality_dropout import drop_modalities
@@ -205,7 +204,7 @@ def measure_training(
         loaders = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
         worker_cpu, began = sum(map(_cpu_seconds, loaders)), time.perf_counter()
         waited = waiting_cpu = step_cpu = 0.0
-        seen: list[Batch] = []
+        seen: list[tuple[LoadedBatch, int]] = []
         _begin_device_peak(alone.device)
         for step in range(_WARM_UP, _WARM_UP + steps):
             wall, cpu = time.perf_counter(), time.process_time()
@@ -213,7 +212,7 @@ def measure_training(
             waited, loaded_cpu = waited + time.perf_counter() - wall, time.process_time()
             network.step(loaded, step)
             if alone.device.type == "cuda":
-                seen.append(network.masked(loaded, step))
+                seen.append((loaded, step))
             waiting_cpu, step_cpu = waiting_cpu + loaded_cpu - cpu, step_cpu + time.process_time() - loaded_cpu
         _settle(alone.device)
         ended, device_peak = time.perf_counter(), _device_peak_mib(alone.device)
@@ -291,14 +290,14 @@ class _Network:
         )
         self._average.update(self._detector, step)
 
-    def masked(self, loaded: LoadedBatch, step: int) -> Batch:
-        """What the step sees of its batch: the sensors that it does not drop."""
-        generator = seed_step(self._settings.seed, step, 0)
-        return drop_modalities(loaded.batch, self._settings.modality_dropout, generator)
-
-    def operations(self, batches: Sequence[Batch]) -> float:
-        """Of steps on these batches."""
-        return step_operations(self._detector, [batch.to(self._processes.device) for batch in batches])
+    def operations(self, seen: Sequence[tuple[LoadedBatch, int]]) -> float:
+        """Of these steps on these batches, with the sensors that each step did not drop."""
+        settings, device = self._settings, self._processes.device
+        masked = (
+            drop_modalities(loaded.batch, settings.modality_dropout, seed_step(settings.seed, step, 0))
+            for loaded, step in seen
+        )
+        return step_operations(self._detector, [batch.to(device) for batch in masked])
 
 
 def _begin_device_peak(device: torch.device) -> None:
