@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
+from datasets.arrays import Array
 from datasets.corruptions.corruption import Past, generator_of
 from datasets.corruptions.pictures import Picture, as_bytes, with_changed_pictures
 from datasets.frames import LogFrame
-from datasets.synthetic.arrays import Array
 
 # Blue, green, red of dried mud, and how much of it comes through.
 _MUD, _THROUGH = (38.0, 52.0, 66.0), 0.06

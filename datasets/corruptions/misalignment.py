@@ -9,9 +9,9 @@ from scipy.spatial.transform import Rotation
 
 from calibration.rig import SensorRig
 from calibration.transforms import Transform, rigid
+from datasets.arrays import Array
 from datasets.corruptions.corruption import Past, generator_of
 from datasets.frames import LogFrame, PointSweep
-from datasets.synthetic.arrays import Array
 
 
 @dataclass(frozen=True)

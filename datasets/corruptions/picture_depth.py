@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float32, Float64
 
 from calibration.transforms import invert
+from datasets.arrays import Array
 from datasets.classes import LIDAR_CHANNEL
 from datasets.corruptions.pictures import Picture
 from datasets.frames import LogFrame
-from datasets.synthetic.arrays import Array
 
 # The share of a picture that is darker than the light of its air.
 _AIRLIGHT = 0.8

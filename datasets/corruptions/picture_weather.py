@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
+from datasets.arrays import Array
 from datasets.corruptions.corruption import Past, generator_of
 from datasets.corruptions.lens import line_kernel
 from datasets.corruptions.lidar_weather import rain_extinction
 from datasets.corruptions.picture_depth import airlight, picture_distances
 from datasets.corruptions.pictures import REFERENCE_WIDTH, Picture, as_bytes, with_changed_pictures
 from datasets.frames import LogFrame
-from datasets.synthetic.arrays import Array
 
 # The guided filter's window, in cells of the map of distances, and what it takes for a flat part of the picture.
 _WINDOW, _FLATNESS = 9, 1e-3

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from datasets.arrays import Array
 from datasets.faults import SensorFileError
 from datasets.frames import CameraImage, LogFrame
 from datasets.sensors.images import decode_reduced
-from datasets.synthetic.arrays import Array
 
 Picture = UInt8[Array, "H W 3"]
 

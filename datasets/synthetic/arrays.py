@@ -1,8 +1,8 @@
-"""Numbers in steps; the array type of shape annotations."""
+"""Numbers in steps."""
 
 import numpy as np
 
-from datasets.arrays import Array as Array
+from datasets.arrays import Array
 
 
 def on_grid(values: Array, step: float) -> Array:

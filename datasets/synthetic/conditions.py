@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 
 ConditionName = Literal["day", "dusk", "night", "rain", "fog"]
 # What a dataset can be asked for: one condition for all scenes, or a mixture.

@@ -8,7 +8,7 @@ import numpy as np
 import open3d as o3d
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.scenery.materials import Material
 from datasets.synthetic.scenery.meshes import Mesh, combined
 from datasets.synthetic.traffic.users import RoadUser

@@ -7,8 +7,8 @@ from jaxtyping import Float64
 
 from calibration.cameras import PinholeCamera
 from calibration.transforms import from_quaternion
+from datasets.arrays import Array
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
-from datasets.synthetic.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.conditions import Conditions, draw_conditions
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.scenery.background import background_mesh

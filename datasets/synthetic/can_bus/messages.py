@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.can_bus.ego_signals import EgoSignals, signals_of
 from datasets.synthetic.can_bus.zoe import vehicle_messages
 from datasets.synthetic.config import WorldConfig

@@ -4,7 +4,7 @@ import numpy as np
 import pymap3d
 from jaxtyping import Bool, Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.schedule import scene_start_us
 from datasets.synthetic.world import World

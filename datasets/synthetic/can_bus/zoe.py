@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array, on_grid
+from datasets.arrays import Array
+from datasets.synthetic.arrays import on_grid
 from datasets.synthetic.can_bus.ego_signals import EgoSignals
 
 # Wheelbase and rear track of the Zoe (Renault's technical data), metres; turns of the steering wheel for one of the

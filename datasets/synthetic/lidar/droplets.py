@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.conditions import Conditions
 
 # HDL-32E datasheet: light of 905 nm; the beam opens by 3 mrad. Visibility is meant at 550 nm.

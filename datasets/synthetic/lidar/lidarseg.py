@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.lidar.sweep import DROPLETS, OWN_VEHICLE, Sweep
 from datasets.synthetic.rays import BACKGROUND
 from datasets.synthetic.scenery.materials import Material

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.rays import BACKGROUND, Target
 from datasets.synthetic.scenery.materials import Material
 from datasets.synthetic.scenery.meshes import Mesh, combined, frustum

@@ -10,8 +10,8 @@ import math
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.rays import Hits, Surroundings, Target, completed
 from datasets.synthetic.scenery.meshes import combined
 

@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.conditions import Conditions
 from datasets.synthetic.lidar.droplets import drop_returns, extinction_at_905nm, wet_ground
 from datasets.synthetic.lidar.own_vehicle import OwnReturns, own_returns

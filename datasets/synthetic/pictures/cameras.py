@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from calibration.cameras import PinholeCamera
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.pictures.lamps import NO_LAMPS, Lamps, lamp_places, lamps_at
 from datasets.synthetic.pictures.lens import photograph
 from datasets.synthetic.pictures.light import light_of

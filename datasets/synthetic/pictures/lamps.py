@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int16
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.scenery.materials import Material
 from datasets.synthetic.scenery.meshes import Mesh, connected_parts
 from datasets.synthetic.traffic.users import RoadUser

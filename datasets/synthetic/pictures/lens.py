@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt32
 
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.synthetic.arrays import Array
 
 _JPEG_QUALITY = 90
 # How far exposure may go from 1.

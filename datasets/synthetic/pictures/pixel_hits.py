@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64
 
 from calibration.cameras import PinholeCamera
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.rays import Instant, Surfaces, Target, rays_from
 from datasets.synthetic.scenery.meshes import connected_parts
 from datasets.synthetic.traffic.users import RoadUser

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from jaxtyping import Bool, Float32, Int32, UInt8
 
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.pictures.lamps import Lamps
 from datasets.synthetic.pictures.light import Light
 from datasets.synthetic.pictures.noise import fractal_noise

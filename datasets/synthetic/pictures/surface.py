@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.pictures.noise import cell_noise, fractal_noise, smooth_noise
 from datasets.synthetic.scenery.materials import COLOURS, FACADES, PAINTS, Material
 

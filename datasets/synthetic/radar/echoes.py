@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.radar.reflectors import Reflectors
 from datasets.synthetic.radar.shadows import ARRIVED, Scenery
 from datasets.synthetic.radar.unit import FAR, HOPE, LOWEST_RCS, MAX_AZIMUTH, MAX_RANGE, NEAR

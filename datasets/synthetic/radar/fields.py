@@ -7,8 +7,9 @@ the RADAR_FRONT files of 81 real keyframes.
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from datasets.arrays import Array
 from datasets.frames import RADAR_FIELDS
-from datasets.synthetic.arrays import Array, on_grid
+from datasets.synthetic.arrays import on_grid
 from datasets.synthetic.radar.echoes import Motion
 from datasets.synthetic.radar.scans import (
     BEYOND_95,

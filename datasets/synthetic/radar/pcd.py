@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float32
 
+from datasets.arrays import Array
 from datasets.frames import RADAR_FIELDS
-from datasets.synthetic.arrays import Array
 
 _SIZES = (4, 4, 4, 1, 2, 4, 4, 4, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1)
 _FORMATS = {4: "<f4", 2: "<i2", 1: "i1"}

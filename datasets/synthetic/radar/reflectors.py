@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.radar.shadows import Obstacles, Scenery
 from datasets.synthetic.radar.unit import FAR, HOPE, NEAR
 from datasets.synthetic.rays import BACKGROUND, Target

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.radar.echoes import Echoes
 from datasets.synthetic.radar.unit import LOWEST_RCS, NEAR, Scan
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from datasets.arrays import Array
 from datasets.compiled import compiled
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.rays import BACKGROUND, Target
 from datasets.synthetic.scenery.materials import Material
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.radar.echoes import Echoes, Motion, echoes_of, joined
 from datasets.synthetic.radar.fields import fields_of, stopped_owners
 from datasets.synthetic.radar.reflectors import ReflectorMap

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 
 # What looks smaller (dBsm) is not reported, and no return lies farther to the side or away.
 LOWEST_RCS = -5.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 
 BAY_WIDTH, BAY_DEPTH, AISLE = 2.6, 5.1, 6.2
 

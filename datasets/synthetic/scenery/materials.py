@@ -5,7 +5,7 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Float32
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 
 
 class Material(IntEnum):

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, Int32, Integer
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.scenery.materials import Material
 
 # Corners 0 to 3 go around the bottom of a hexahedron, 4 to 7 around its top: bottom, top and the four sides.

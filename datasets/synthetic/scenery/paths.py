@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 
 _STEP = 0.5
 _RAMP_STEPS = 6

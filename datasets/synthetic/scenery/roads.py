@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, Int32, UInt8
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.scenery.car_parks import CarPark
 from datasets.synthetic.scenery.materials import Material
 from datasets.synthetic.scenery.meshes import Mesh, combined

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.scenery.bodies import Body, Kind, draw_body
 from datasets.synthetic.traffic.following import STANDSTILL_GAP, Driver, follow
 from datasets.synthetic.traffic.junction import Junction, Manoeuvre

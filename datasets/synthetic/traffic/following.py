@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.traffic.routes import Route
 
 ACCELERATION, BRAKING = 1.6, 2.0  # What drivers like, m/s^2.

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.scenery.bodies import draw_body
 from datasets.synthetic.scenery.car_parks import CarPark
 from datasets.synthetic.scenery.paths import Path, straight_line

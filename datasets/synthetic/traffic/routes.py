@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.scenery.paths import Path, from_segments, turn_segments
 
 ALWAYS = (-np.inf, np.inf)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from datasets.synthetic.arrays import Array
+from datasets.arrays import Array
 from datasets.synthetic.scenery.bodies import Body
 from datasets.synthetic.scenery.meshes import Mesh
 from datasets.synthetic.traffic.motion import Track

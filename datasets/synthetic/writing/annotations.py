@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 
 from calibration.cameras import PinholeCamera
+from datasets.arrays import Array
 from datasets.boxes import Boxes3D
 from datasets.sensors.points_in_boxes import points_in_boxes
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.rays import Instant
 from datasets.synthetic.traffic.users import RoadUser
 from datasets.synthetic.world import World

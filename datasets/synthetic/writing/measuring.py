@@ -6,8 +6,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from datasets.arrays import Array
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.lidar import lidarseg
 from datasets.synthetic.lidar import sweep as lidar

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import TypeAdapter
 
+from datasets.arrays import Array
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.lidar import lidarseg
 from datasets.synthetic.rays import Surroundings

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
 
+from datasets.arrays import Array
 from datasets.faults import InputRefused
-from datasets.synthetic.arrays import Array
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.rig import CHANNELS, MOUNTS
 from datasets.synthetic.schedule import Shot, scene_start_us, token
