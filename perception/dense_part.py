@@ -14,15 +14,14 @@ from datasets.samples.sample import EGO_MOTION_FIELDS
 from perception.detector import Detector
 from perception.fusion.early import EarlyFusionConfig
 from perception.fusion.late import LateFusionConfig
-from perception.heads.box_codes import CLASS_GROUPS
 from perception.heads.center_head import CenterHead
 from perception.view_transform.sampling import Sampling
 
 
 @dataclass(frozen=True)
 class DenseInputs:
-    """One sample (B is 1), as a Sample has it; `lidar_bev`, `radar_bev`: what these branches give, of any content where
-    the sensor is not available.
+    """One sample (B is 1), as a Sample has it; `lidar_bev`, `radar_bev`, `radar_velocities`: what these branches give
+    (the last of no columns where the config has no windows), of any content where the sensor is not available.
     """
 
     images: UInt8[Tensor, "B N 3 H W"]
@@ -32,6 +31,7 @@ class DenseInputs:
     lidar_bev: Float[Tensor, "B C Y X"]
     lidar_available: Bool[Tensor, "B"]
     radar_bev: Float[Tensor, "B C Y X"]
+    radar_velocities: Float[Tensor, "B W Y X"]
     radar_available: Bool[Tensor, "B"]
     ego_motion: Float32[Tensor, "B T 11"]
     ego_motion_valid: Bool[Tensor, "B T"]
@@ -65,6 +65,7 @@ class DensePart(nn.Module):
         lidar_bev: Tensor,
         lidar_available: Tensor,
         radar_bev: Tensor,
+        radar_velocities: Tensor,
         radar_available: Tensor,
         ego_motion: Tensor,
         ego_motion_valid: Tensor,
@@ -80,6 +81,7 @@ class DensePart(nn.Module):
         bev = camera.neck(view)
         return self.fused(
             torch.stack([bev, lidar_bev, radar_bev], dim=1),
+            radar_velocities,
             (camera_available, lidar_available, radar_available),
             ego_motion,
             ego_motion_valid,
@@ -88,6 +90,7 @@ class DensePart(nn.Module):
     def fused(
         self,
         bevs: Float[Tensor, "B 3 C Y X"],
+        velocities: Float[Tensor, "B W Y X"],
         sensors: tuple[Tensor, Tensor, Tensor],
         ego_motion: Float32[Tensor, "B T 11"],
         ego_motion_valid: Bool[Tensor, "B T"],
@@ -100,12 +103,18 @@ class DensePart(nn.Module):
         there = torch.stack([sensors[0].any(dim=1), sensors[1], sensors[2], ego_motion_valid.any(dim=1)], dim=1)
         built = torch.tensor([b is not None for b in (detector.camera, detector.lidar, detector.radar, detector.pose)])
         fused, _ = detector.fusion(bevs, pose, there & built)
-        outputs = detector.head(fused)
+        around = None
+        if velocities.shape[1]:
+            around = torch.where(sensors[2][:, None, None, None], velocities, 0.0)
+        outputs = detector.head(fused, around)
         found: tuple[Tensor, ...]
         if isinstance(detector.head, CenterHead):
             # The head reads boxes at its peaks; where those are the graph does not know: it reads one at every cell.
-            numbers = detector.head.regress(outputs.features.permute(0, 2, 3, 1))
-            found = (outputs.heatmap_logits, numbers.unflatten(-1, (len(CLASS_GROUPS), -1)).permute(0, 3, 4, 1, 2))
+            if around is not None:
+                scale = detector.head.config.upsample
+                around = around.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3).permute(0, 2, 3, 1)
+            numbers = detector.head.regress(outputs.features.permute(0, 2, 3, 1), around)
+            found = (outputs.heatmap_logits, numbers.permute(0, 3, 4, 1, 2))
         else:
             layer = (outputs.class_logits[-1], outputs.numbers[-1])
             found = (outputs.heatmap_logits, outputs.rows, outputs.columns, outputs.heights, *layer)
@@ -118,6 +127,7 @@ def example_inputs(
     """Random inputs of these shapes (B 1, N cameras, size (H, W), T ego states), cameras looking all round."""
     height, width = size
     shape = (1, detector.config.channels, *detector.config.grid.shape)
+    columns = 0 if detector.config.radar is None else detector.config.radar.velocity_columns
     yaw = torch.arange(cameras) * (2 * torch.pi / max(1, cameras))
     poses = torch.zeros(1, cameras, 4, 4)
     poses[..., 0, 0], poses[..., 1, 0], poses[..., 2, 1] = yaw.sin(), -yaw.cos(), -1.0
@@ -132,6 +142,7 @@ def example_inputs(
         lidar_bev=torch.rand(shape, generator=generator),
         lidar_available=torch.ones(1, dtype=torch.bool),
         radar_bev=torch.rand(shape, generator=generator),
+        radar_velocities=torch.rand(1, columns, *detector.config.grid.shape, generator=generator) * 10,
         radar_available=torch.ones(1, dtype=torch.bool),
         ego_motion=torch.randn(1, states, len(EGO_MOTION_FIELDS), generator=generator),
         ego_motion_valid=torch.ones(1, states, dtype=torch.bool),
@@ -147,7 +158,7 @@ def reference_outputs(part: DensePart, inputs: DenseInputs) -> tuple[Tensor, ...
     bev = camera(inputs.images, inputs.intrinsics, inputs.ego_from_cam, inputs.camera_available)
     sensors = (inputs.camera_available, inputs.lidar_available, inputs.radar_available)
     bevs = torch.stack([bev, inputs.lidar_bev, inputs.radar_bev], dim=1)
-    return part.fused(bevs, sensors, inputs.ego_motion, inputs.ego_motion_valid)
+    return part.fused(bevs, inputs.radar_velocities, sensors, inputs.ego_motion, inputs.ego_motion_valid)
 
 
 def _check(detector: Detector) -> None:

@@ -129,12 +129,15 @@ class Predictions:
 
 @dataclass(frozen=True)
 class _Frame:
-    """One frame by itself, up to the fusion of its sensors; `motion`: the pose's embedding."""
+    """One frame by itself, up to the fusion of its sensors; `motion`: the pose's embedding; `velocities`: the radars',
+    for the head.
+    """
 
     bev: Float[Tensor, "B C Y X"]
     modality_weights: Float[Tensor, "B M Y X"] | None
     modality_bevs: Float[Tensor, "B 3 C Y X"]
     motion: Float[Tensor, "B C"]
+    velocities: Float[Tensor, "B W Y X"] | None
     availability: Bool[Tensor, "B 4"]
     images: ImageFeatures | None
 
@@ -171,10 +174,11 @@ class Detector(nn.Module):
         self.fusion = build_fusion(config.fusion, grid, channels)
         self.temporal = None if config.temporal is None else TemporalFusion(config.temporal, grid, channels)
         self.head: DetectionHead[Any] | SensorHeads
+        velocities = 0 if config.radar is None else config.radar.velocity_columns
         if isinstance(config.fusion, LateFusionConfig):
-            self.head = SensorHeads(config.fusion, config.head, grid, channels, config.sensors)
+            self.head = SensorHeads(config.fusion, config.head, grid, channels, config.sensors, velocities)
         else:
-            self.head = build_head(config.head, grid, channels)
+            self.head = build_head(config.head, grid, channels, velocities)
         tasks: list[Task] = ["detection"]
         self.segmentation: SegmentationHead | None = None
         if config.segmentation is not None:
@@ -244,12 +248,14 @@ class Detector(nn.Module):
             motion = torch.zeros(len(availability), self.config.channels, device=availability.device)
         stacked = self._stack(bevs, availability)
         bev, weights = self.fusion(stacked, motion, availability)
-        return _Frame(bev, weights, stacked, motion, availability, images)
+        # Of no radar at all: zeros, as where no return is.
+        velocities = None if self.radar is None else self.radar.velocities(batch.radar)
+        return _Frame(bev, weights, stacked, motion, velocities, availability, images)
 
     def _predictions(self, frame: _Frame, bev: Float[Tensor, "B C Y X"]) -> Predictions:
         return Predictions(
             bev=bev,
-            head=self._head_outputs(bev, frame.modality_bevs, frame.motion, frame.availability),
+            head=self._head_outputs(bev, frame),
             modality_weights=frame.modality_weights,
             modality_bevs=frame.modality_bevs,
             availability=frame.availability,
@@ -307,13 +313,13 @@ class Detector(nn.Module):
         weighted: Losses = self.task_weights(losses)
         return weighted
 
-    def _head_outputs(
-        self, bev: Tensor, modality_bevs: Tensor, motion: Tensor, availability: Tensor
-    ) -> HeadOutputs | SensorOutputs:
+    def _head_outputs(self, bev: Float[Tensor, "B C Y X"], frame: _Frame) -> HeadOutputs | SensorOutputs:
         if isinstance(self.head, SensorHeads):
-            of_sensors: SensorOutputs = self.head(modality_bevs, motion, availability)
+            of_sensors: SensorOutputs = self.head(
+                frame.modality_bevs, frame.motion, frame.availability, frame.velocities
+            )
             return of_sensors
-        outputs: HeadOutputs = self.head(bev)
+        outputs: HeadOutputs = self.head(bev, frame.velocities)
         return outputs
 
     def _detection_losses(self, predictions: Predictions, boxes: Sequence[Boxes3D], counts: Counts | None) -> Losses:

@@ -33,11 +33,19 @@ def tiny() -> DetectorConfig:
             neck=BevNeckConfig((24, 48), (1, 1)),
         ),
         lidar=LidarConfig(PillarEncoderConfig((24, 32), (1, 1)), BevNeckConfig((32, 64), (1, 2))),
-        radar=RadarConfig(width=16, blocks=1, neck=BevNeckConfig((16, 32), (1, 1))),
+        radar=RadarConfig(width=16, blocks=1, neck=BevNeckConfig((16, 32), (1, 1)), velocity_windows=(1, 3, 5)),
         pose=PoseConfig(width=32),
         fusion=FusionTransformerConfig(layers=2, width=48, heads=4, window=8, stride=2),
         # The published weights let the heatmap learn first; in a thousand steps the boxes cannot wait that long.
-        head=CenterHeadConfig(channels=32, hidden=64, upsample=2, box_weight=1.0, velocity_weight=0.4),
+        head=CenterHeadConfig(
+            channels=32,
+            hidden=64,
+            upsample=2,
+            box_weight=1.0,
+            velocity_weight=0.4,
+            front_weight=1.0,
+            attribute_weight=0.5,
+        ),
     )
 
 
@@ -59,7 +67,7 @@ def small() -> DetectorConfig:
             neck=BevNeckConfig((64, 128), (2, 2)),
         ),
         lidar=LidarConfig(PillarEncoderConfig((48, 96), (2, 2)), BevNeckConfig((96, 160), (2, 3))),
-        radar=RadarConfig(width=32, blocks=1, neck=BevNeckConfig((32, 64), (1, 2))),
+        radar=RadarConfig(width=32, blocks=1, neck=BevNeckConfig((32, 64), (1, 2)), velocity_windows=(1, 3, 7)),
         pose=PoseConfig(width=64),
         fusion=FusionTransformerConfig(layers=2, width=128, heads=8, window=10, stride=2),
         head=CenterHeadConfig(channels=64, hidden=128, upsample=1),
@@ -81,7 +89,7 @@ def base() -> DetectorConfig:
             neck=BevNeckConfig((80, 160), (2, 4)),
         ),
         lidar=LidarConfig(VoxelEncoderConfig((16, 32, 64, 128)), BevNeckConfig((128, 256), (6, 6))),
-        radar=RadarConfig(width=64, blocks=2, neck=BevNeckConfig((64, 128), (2, 3))),
+        radar=RadarConfig(width=64, blocks=2, neck=BevNeckConfig((64, 128), (2, 3)), velocity_windows=(1, 3, 7)),
         pose=PoseConfig(width=128),
         fusion=FusionTransformerConfig(layers=4, width=256, heads=8, window=10, stride=2),
         head=CenterHeadConfig(channels=128, hidden=256, upsample=1),
@@ -105,7 +113,7 @@ def large() -> DetectorConfig:
             neck=BevNeckConfig((128, 256), (2, 4)),
         ),
         lidar=LidarConfig(VoxelEncoderConfig((24, 48, 96, 192)), BevNeckConfig((192, 384), (6, 6))),
-        radar=RadarConfig(width=96, blocks=3, neck=BevNeckConfig((96, 192), (2, 3))),
+        radar=RadarConfig(width=96, blocks=3, neck=BevNeckConfig((96, 192), (2, 3)), velocity_windows=(1, 3, 7)),
         pose=PoseConfig(width=192),
         fusion=FusionTransformerConfig(layers=6, width=384, heads=12, window=10, stride=2),
         head=QueryHeadConfig(

@@ -11,6 +11,7 @@ from datasets.samples.sample import FULL_RADAR_POINT_FIELDS, RADAR_POINT_FIELDS,
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
 from perception.pillars import PillarFeatures
+from perception.radar_velocities import COLUMNS_OF_WINDOW, velocities_around
 from perception.sparse import SparseResidualBlock, SparseTensor, check_cells
 from perception.voxelize import VoxelGrid, voxelize
 
@@ -31,7 +32,9 @@ class RadarConfig:
 
     A radar does not measure height: z_range only has to hold the sensors' own. fields: the columns of the points that
     the branch takes (`datasets.samples.sample.radar_point_fields`): seven, or everything that a radar says, for filters
-    that leave to the network what they would otherwise throw away.
+    that leave to the network what they would otherwise throw away. velocity_windows: sides of the squares of cells
+    around a box, odd, whose mean velocities the head reads beside its features (perception/radar_velocities.py); none:
+    it does not.
     """
 
     width: int = 64
@@ -39,10 +42,18 @@ class RadarConfig:
     z_range: tuple[float, float] = (-5.0, 5.0)
     neck: BevNeckConfig = field(default_factory=lambda: BevNeckConfig((64, 128), (2, 3)))
     fields: RadarFields = "basic"
+    velocity_windows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.blocks < 0 or not self.z_range[0] < self.z_range[1]:
             raise ValueError("width must be at least 1, blocks not negative, and z_range must rise")
+        if any(window < 1 or window % 2 == 0 for window in self.velocity_windows):
+            raise ValueError(f"velocity_windows must be odd numbers of cells, not {list(self.velocity_windows)}")
+
+    @property
+    def velocity_columns(self) -> int:
+        """How many numbers of the radars' velocities a head reads at a cell."""
+        return COLUMNS_OF_WINDOW * len(self.velocity_windows)
 
 
 class RadarBranch(nn.Module):
@@ -54,6 +65,7 @@ class RadarBranch(nn.Module):
 
     def __init__(self, config: RadarConfig, grid: BevGrid, channels: int, painted: int = 0) -> None:
         super().__init__()
+        self.config = config
         self.grid = VoxelGrid(grid, config.z_range, 1)
         check_cells(self.grid.shape)
         self.fields, self.columns = config.fields, len(radar_point_fields(config.fields)) + painted
@@ -76,6 +88,11 @@ class RadarBranch(nn.Module):
         encoded: SparseTensor = self.blocks(self.points(voxels))
         bev: Tensor = self.neck(encoded.dense_bev())
         return bev * voxels.occupied_samples()[:, None, None, None].to(bev.dtype)
+
+    def velocities(self, points: PointBatch) -> Float32[Tensor, "B W Y X"] | None:
+        """What a head reads of the radars directly; None where the config has no windows."""
+        windows = self.config.velocity_windows
+        return velocities_around(points, self.grid, windows) if windows else None
 
 
 def with_states_apart(points: Float32[Tensor, "P C"]) -> Float32[Tensor, "P D"]:

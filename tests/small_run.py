@@ -29,7 +29,7 @@ def small_detector() -> DetectorConfig:
             neck=BevNeckConfig((8,), (1,)),
         ),
         lidar=LidarConfig(PillarEncoderConfig((8, 8), (1, 1)), BevNeckConfig((8,), (1,))),
-        radar=RadarConfig(width=8, blocks=1, neck=BevNeckConfig((8,), (1,))),
+        radar=RadarConfig(width=8, blocks=1, neck=BevNeckConfig((8,), (1,)), velocity_windows=(1, 3)),
         pose=PoseConfig(8),
         fusion=FusionTransformerConfig(layers=1, width=16, heads=2, window=4),
         head=CenterHeadConfig(channels=8, hidden=16, upsample=4),

@@ -103,7 +103,7 @@ def test_boxes_at_every_cell_are_those_that_the_head_reads_at_peaks() -> None:
     pose = detector.pose(inputs.ego_motion, inputs.ego_motion_valid)
     fused, _ = detector.fusion(bevs, pose, torch.ones(1, 4, dtype=torch.bool))
     cells = CellIndex(*torch.tensor([[0, 0, 0], [0, 3, 5], [2, 9, 60], [7, 40, 1]]).unbind(0))
-    found = detector.head.boxes_at(detector.head(fused).features, cells)
+    found = detector.head.boxes_at(detector.head(fused, inputs.radar_velocities), cells)
     exported = numbers[cells.sample, cells.group, :, cells.row, cells.column]
     assert torch.allclose(torch.cat([found.codes, found.attribute_logits], dim=1), exported, atol=1e-5)
 

@@ -61,23 +61,35 @@ class SensorOutputs:
 
 
 class SensorHeads(nn.Module):
-    """A head for each sensor. Each sees its sensor's BEV and the pose; none knows of the other sensors."""
+    """A head for each sensor. Each sees its sensor's BEV and the pose; none knows of the other sensors.
+
+    `velocities`: columns of the radars' velocities beside their BEV, for the radar's head alone.
+    """
 
     def __init__(
-        self, config: LateFusionConfig, head: HeadConfig, grid: BevGrid, channels: int, sensors: Sequence[Modality]
+        self,
+        config: LateFusionConfig,
+        head: HeadConfig,
+        grid: BevGrid,
+        channels: int,
+        sensors: Sequence[Modality],
+        velocities: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
         self.sensors = tuple(sensors)
         self.radii = tuple(max(config.match_radius, radius) for radius in NMS_RADIUS)
         self.poses = nn.ModuleList(nn.Linear(channels, channels, bias=False) for _ in self.sensors)
-        self.heads = nn.ModuleList(build_head(head, grid, channels) for _ in self.sensors)
+        self.heads = nn.ModuleList(
+            build_head(head, grid, channels, velocities if sensor == "radar" else 0) for sensor in self.sensors
+        )
 
     def forward(
         self,
         modality_bevs: Float[Tensor, "B 3 C Y X"],
         pose: Float[Tensor, "B C"],
         availability: Bool[Tensor, "B 4"],
+        velocities: Float[Tensor, "B W Y X"] | None = None,
     ) -> SensorOutputs:
         """Inputs as of FusionStrategy. A sample that lacks a sensor does not reach that sensor's head."""
         pose = torch.where(availability[:, 3:], pose, 0.0)
@@ -88,7 +100,8 @@ class SensorHeads(nn.Module):
             there = torch.nonzero(availability[:, column])[:, 0]
             if len(there):
                 bev = modality_bevs[there, column] + layer(pose[there])[:, :, None, None]
-                by_sensor[sensor], samples[sensor] = head(bev), there
+                around = None if velocities is None or sensor != "radar" else velocities[there]
+                by_sensor[sensor], samples[sensor] = head(bev, around), there
         return SensorOutputs(by_sensor, samples, len(availability))
 
     def counts(self, boxes: Sequence[Boxes3D], availability: Bool[Tensor, "B 4"]) -> Counts:

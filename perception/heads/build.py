@@ -14,8 +14,8 @@ HeadConfig = Annotated[CenterHeadConfig | QueryHeadConfig, Field(discriminator="
 HeadOutputs = CenterOutputs | QueryOutputs
 
 
-def build_head(config: HeadConfig, grid: BevGrid, channels: int) -> DetectionHead[Any]:
-    """The head of this config on a BEV (`grid`) with so many channels."""
+def build_head(config: HeadConfig, grid: BevGrid, channels: int, velocities: int = 0) -> DetectionHead[Any]:
+    """The head of this config on a BEV (`grid`) with so many channels; `velocities`: columns of the radars' beside."""
     if isinstance(config, QueryHeadConfig):
-        return QueryHead(config, grid, channels)
-    return CenterHead(config, grid, channels)
+        return QueryHead(config, grid, channels, velocities)
+    return CenterHead(config, grid, channels, velocities)

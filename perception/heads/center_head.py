@@ -6,12 +6,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from datasets.boxes import Boxes3D
 from perception.grid import BevGrid
 from perception.heads.box_codes import CLASS_GROUPS, GROUP_OF_CLASS, BoxRegression, CellIndex, decode_boxes
 from perception.heads.box_losses import gaussian_focal_loss, weighted_box_losses
+from perception.heads.box_regressor import BoxRegressor
 from perception.heads.center_targets import CenterTargets, center_targets
 from perception.heads.detection_head import DetectionHead
 from perception.heads.peaks import circle_nms, highest, local_maxima
@@ -59,10 +60,13 @@ class CenterHeadConfig:
 
 @dataclass(frozen=True)
 class CenterOutputs:
-    """Class scores as logits, and the features that `CenterHead.boxes_at` reads boxes from; on the head's grid."""
+    """Class scores as logits, and what `CenterHead.boxes_at` reads boxes from: features, on the head's grid, and the
+    radars' velocities on the BEV's, if the head has them.
+    """
 
     heatmap_logits: Float[Tensor, "B 10 Y X"]
     features: Float[Tensor, "B C Y X"]
+    velocities: Float[Tensor, "B W V U"] | None = None
 
 
 class CenterHead(DetectionHead[CenterOutputs]):
@@ -70,27 +74,35 @@ class CenterHead(DetectionHead[CenterOutputs]):
     somebody asks (the objects' cells in training, the peaks in detection), by one small network for all class groups.
     """
 
-    def __init__(self, config: CenterHeadConfig, grid: BevGrid, channels: int) -> None:
+    def __init__(self, config: CenterHeadConfig, grid: BevGrid, channels: int, velocities: int = 0) -> None:
         super().__init__()
         self.config = config
         self.trunk = HeatmapTrunk(grid, channels, config.channels, config.upsample)
         self.grid = self.trunk.grid
-        self.regress = nn.Sequential(
-            nn.Linear(config.channels, config.hidden),
-            nn.ReLU(),
-            nn.Linear(config.hidden, len(CLASS_GROUPS) * BoxRegression.width(config.quality is not None)),
+        self.regress = BoxRegressor(
+            config.channels,
+            config.hidden,
+            groups=len(CLASS_GROUPS),
+            quality=config.quality is not None,
+            velocities=velocities,
         )
 
-    def forward(self, bev: Float[Tensor, "B C Y X"]) -> CenterOutputs:
+    def forward(
+        self, bev: Float[Tensor, "B C V U"], velocities: Float[Tensor, "B W V U"] | None = None
+    ) -> CenterOutputs:
         """The fused BEV to heatmap logits and features on `self.grid`."""
-        return CenterOutputs(*self.trunk(bev))
+        logits, features = self.trunk(bev)
+        return CenterOutputs(logits, features, velocities)
 
-    def boxes_at(self, features: Float[Tensor, "B C Y X"], cells: CellIndex) -> BoxRegression:
+    def boxes_at(self, outputs: CenterOutputs, cells: CellIndex) -> BoxRegression:
         """The box of the given group at each of the K cells. Float32 also under autocast, or of what came from it."""
-        with torch.autocast(features.device.type, enabled=False):
-            numbers = self.regress(features[cells.sample, :, cells.row, cells.column].float())
-        everything = numbers.unflatten(1, (len(CLASS_GROUPS), -1))
-        return BoxRegression.of(everything[torch.arange(len(cells), device=cells.group.device), cells.group])
+        scale = self.config.upsample
+        with torch.autocast(outputs.features.device.type, enabled=False):
+            read, around = outputs.features[cells.sample, :, cells.row, cells.column].float(), None
+            if outputs.velocities is not None:
+                around = outputs.velocities[cells.sample, :, cells.row // scale, cells.column // scale].float()
+            numbers = self.regress(read, around)
+        return BoxRegression.of(numbers[torch.arange(len(cells), device=cells.group.device), cells.group])
 
     def counts(self, boxes: Sequence[Boxes3D]) -> Counts:
         """`peaks` of the heatmap and the weights of the `cells` that learn a box."""
@@ -106,7 +118,7 @@ class CenterHead(DetectionHead[CenterOutputs]):
         """
         config, device = self.config, outputs.heatmap_logits.device
         targets = center_targets(boxes, self.grid, config.min_radius, config.reach, device)
-        found = self.boxes_at(outputs.features, targets.cells)
+        found = self.boxes_at(outputs, targets.cells)
         counts = at_least_one(_counts(targets)) if counts is None else counts
         share = targets.weights / counts["cells"]
         heatmap = gaussian_focal_loss(outputs.heatmap_logits, targets.heatmap, counts["peaks"])
@@ -121,11 +133,9 @@ class CenterHead(DetectionHead[CenterOutputs]):
         """The boxes (ego) of each sample, best first."""
         peaks = outputs.heatmap_logits.float().sigmoid()
         peaks = torch.where(local_maxima(peaks), peaks, 0.0)
-        return [self._decode_sample(outputs.features, peaks, index) for index in range(len(peaks))]
+        return [self._decode_sample(outputs, peaks, index) for index in range(len(peaks))]
 
-    def _decode_sample(
-        self, features: Float[Tensor, "B C Y X"], peaks: Float[Tensor, "B 10 Y X"], index: int
-    ) -> Boxes3D:
+    def _decode_sample(self, outputs: CenterOutputs, peaks: Float[Tensor, "B 10 Y X"], index: int) -> Boxes3D:
         config, (rows, columns) = self.config, peaks.shape[-2:]
         scores, where = highest(peaks[index].flatten(), _PEAKS_PER_BOX * config.max_boxes, config.score_threshold)
         labels = where // (rows * columns)
@@ -135,7 +145,7 @@ class CenterHead(DetectionHead[CenterOutputs]):
             row=where // columns % rows,
             column=where % columns,
         )
-        found = self.boxes_at(features, cells)
+        found = self.boxes_at(outputs, cells)
         if config.quality is not None and found.quality_logits is not None:
             scores = rescored(scores, found.quality_logits, labels, config.quality)
         boxes = decode_boxes(found, cells, labels, scores, self.grid)

@@ -17,8 +17,10 @@ class DetectionHead(nn.Module, ABC, Generic[Outputs]):
     """From a BEV to boxes. Every head has outputs of its own, which only its own losses and decoding read."""
 
     @abstractmethod
-    def forward(self, bev: Float[Tensor, "B C Y X"]) -> Outputs:
-        """What the network says, raw."""
+    def forward(self, bev: Float[Tensor, "B C V U"], velocities: Float[Tensor, "B W V U"] | None = None) -> Outputs:
+        """What the network says, raw. `velocities`: the radars' around each cell (perception/radar_velocities.py), for
+        a head that was built for so many columns of them; None for one that was built without.
+        """
 
     @abstractmethod
     def counts(self, boxes: Sequence[Boxes3D]) -> Counts:

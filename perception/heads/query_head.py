@@ -13,6 +13,7 @@ from datasets.classes import DETECTION_CLASSES
 from perception.grid import BevGrid
 from perception.heads.box_codes import BoxRegression, CellIndex, decode_boxes, encode_codes, learnable
 from perception.heads.box_losses import focal_loss, gaussian_focal_loss, weighted_box_losses
+from perception.heads.box_regressor import BoxRegressor
 from perception.heads.center_targets import center_targets
 from perception.heads.detection_head import DetectionHead
 from perception.heads.matching import MatchCosts, cheapest_match, matching_costs
@@ -82,7 +83,7 @@ class QueryHead(DetectionHead[QueryOutputs]):
     nothing is suppressed afterwards.
     """
 
-    def __init__(self, config: QueryHeadConfig, grid: BevGrid, channels: int) -> None:
+    def __init__(self, config: QueryHeadConfig, grid: BevGrid, channels: int, velocities: int = 0) -> None:
         super().__init__()
         self.config = config
         width = config.channels
@@ -95,13 +96,13 @@ class QueryHead(DetectionHead[QueryOutputs]):
         )
         self.classify = nn.Linear(width, len(DETECTION_CLASSES))
         nn.init.constant_(self.classify.bias, -2.19)  # as of the heatmap: at first every class is unlikely
-        self.regress = nn.Sequential(
-            nn.Linear(width, config.hidden),
-            nn.ReLU(),
-            nn.Linear(config.hidden, BoxRegression.width(config.quality is not None)),
+        self.regress = BoxRegressor(
+            width, config.hidden, groups=1, quality=config.quality is not None, velocities=velocities
         )
 
-    def forward(self, bev: Float[Tensor, "B C Y X"]) -> QueryOutputs:
+    def forward(
+        self, bev: Float[Tensor, "B C V U"], velocities: Float[Tensor, "B W V U"] | None = None
+    ) -> QueryOutputs:
         """The fused BEV to queries and what they say."""
         logits, features = self.trunk(bev)
         height, width = features.shape[-2:]
@@ -114,11 +115,14 @@ class QueryHead(DetectionHead[QueryOutputs]):
         queries = features[sample, :, rows, columns] + self.of_class(labels)
         places = torch.stack([columns, rows], dim=-1) + 0.5
         positions = self.of_place(places / places.new_tensor([width, height]) * 2 - 1)
+        scale, around = self.config.upsample, None
+        if velocities is not None:
+            around = velocities[sample, :, rows // scale, columns // scale]
         class_logits, numbers = [], []
         for layer in self.layers:
             queries = layer(queries, positions, places, features)
             class_logits.append(self.classify(queries))
-            numbers.append(self.regress(queries))
+            numbers.append(self.regress(queries, around).squeeze(-2))
         heights = heat[sample, :, rows, columns]
         return QueryOutputs(logits, rows, columns, heights, torch.stack(class_logits), torch.stack(numbers))
 
