@@ -1,11 +1,15 @@
 """Schedules, precisions and recomputed activations: against torch's own, and against the step as it is without."""
 
+import subprocess
+import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
+from datasets.faults import InputRefused
 from datasets.samples.batch import Batch, PointBatch
 from datasets.samples.sample import MAP_CLASSES
 from perception.detector import Detector
@@ -17,6 +21,7 @@ from perception.tasks.segmentation import SegmentationConfig
 from tests.random_batch import random_batch
 from tests.small_run import small_config, small_detector
 from tools.training.activations import recompute_activations
+from tools.training.compiled_parts import compile_dense_parts
 from tools.training.config import Precision, TrainingConfig
 from tools.training.optimizer import make_optimizer
 from tools.training.processes import Processes
@@ -158,6 +163,37 @@ def test_recomputed_activations_give_the_same_gradients_and_statistics() -> None
     assert all(a.equal(b) for a, b in zip(expected, found, strict=True))
     # Batch norms have seen the batch once.
     assert all(a.equal(b) for a, b in zip(kept.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+COMPILED = """
+import copy, torch
+from tests.test_training_engine import seeded, step_of
+from tools.training.compiled_parts import compile_dense_parts
+torch.set_num_threads(1)
+kept, compiled = seeded(), seeded()
+# What inductor makes of the graphs is torch's to test, and takes minutes.
+compile_dense_parts(compiled, backend="aot_eager")
+assert list(compiled.state_dict()) == list(kept.state_dict())
+(first, expected), (second, found) = step_of(kept, "fp32"), step_of(compiled, "fp32")
+assert torch._dynamo.utils.counters["frames"]["ok"] >= 6, torch._dynamo.utils.counters
+torch.testing.assert_close(second.loss, first.loss, atol=0, rtol=1e-5)
+for a, b in zip(expected, found, strict=True):
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+# A copy, as the moving average is one, is not compiled.
+assert copy.deepcopy(compiled).camera.backbone._compiled_call_impl is None
+"""
+
+
+def test_compiled_parts_learn_the_same_and_keep_their_names() -> None:
+    """In a process without the check of shapes, which the compiler would trace."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_without_a_compiler_the_cpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(InputRefused, match="needs a C\\+\\+ compiler"):
+        compile_dense_parts(seeded())
 
 
 QUERIES = QueryHeadConfig(channels=8, hidden=16, queries=5, heads=2, feedforward=16, quality=QualityConfig())

@@ -33,6 +33,7 @@ from tools.open_dataset import open_dataset
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
 from tools.training.activations import recompute_activations
+from tools.training.compiled_parts import compile_dense_parts
 from tools.training.config import Precision
 from tools.training.ema import MovingAverage
 from tools.training.loading import LoadedBatch, load_batches
@@ -270,6 +271,8 @@ class _Network:
         self._average = MovingAverage(self._detector, config.training.ema_decay)
         if config.training.checkpoint_activations:
             recompute_activations(self._detector)
+        if config.training.compile:
+            compile_dense_parts(self._detector)
         self._model = LossOfBatch(self._detector, config.training.precision)
         self._optimizer = make_optimizer(self._detector, config.training)
         half = config.training.precision == "fp16"

@@ -34,6 +34,8 @@ class TrainingConfig:
     checkpoint_activations: bool = False
     """Compute the camera backbone and the fusion twice, forward and again for the gradients, instead of keeping what
     they computed: less memory, about a third more time."""
+    compile: bool = False
+    """Make kernels of the dense parts with torch.compile: fewer, larger ones for a GPU, after minutes of compiling."""
     steps: int | None = None
     epochs: float | None = None
     weight_decay: float = 0.01
@@ -96,6 +98,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if self.patience is not None and self.validate_every is None:
             raise ValueError("patience counts validations: set validate_every, too")
+        if self.compile and self.checkpoint_activations:
+            raise ValueError("compile keeps what checkpoint_activations computes again: set one of them")
         if self.weight_decay < 0 or self.workers < 0:
             raise ValueError("weight_decay and workers must not be negative")
 

@@ -28,6 +28,7 @@ from tools.progress import Progress
 from tools.run_config import RunConfig, config_to_json
 from tools.training.activations import recompute_activations
 from tools.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, whole_checkpoints
+from tools.training.compiled_parts import compile_dense_parts
 from tools.training.config import TrainingConfig
 from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
@@ -109,6 +110,8 @@ class TrainingLoop:
             raise InputRefused(f"{run.path} must lie on a disk that all training processes share: they differ in it.")
         if self._settings.checkpoint_activations:
             recompute_activations(self._detector)
+        if self._settings.compile:
+            compile_dense_parts(self._detector)
         self._model: nn.Module = LossOfBatch(self._detector, self._settings.precision)
         if processes.count > 1:
             # A branch whose modality is missing from the whole batch gets no gradient in that step.
