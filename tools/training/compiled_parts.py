@@ -7,6 +7,8 @@ from torch import nn
 
 from datasets.faults import InputRefused
 from perception.detector import Detector
+from perception.fusion.late import SensorHeads
+from perception.heads.trunk import HeatmapTrunk
 from tools.training.network import Network
 
 
@@ -32,8 +34,9 @@ def _dense_parts(network: Network) -> list[nn.Module]:
         parts += [network.camera.backbone, network.camera.neck]
     parts += [branch.neck for branch in (network.lidar, network.radar) if branch is not None]
     if isinstance(network, Detector):
-        heads = network.head.heads if hasattr(network.head, "heads") else [network.head]
-        parts += [network.fusion, *(head.trunk for head in heads)]
+        heads = network.head.heads if isinstance(network.head, SensorHeads) else [network.head]
+        parts.append(network.fusion)
+        parts += [trunk for head in heads for trunk in head.children() if isinstance(trunk, HeatmapTrunk)]
     return parts
 
 
