@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from datasets.atomic_file import write_atomically
@@ -20,6 +19,7 @@ from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.writing.unfinished import can_go_on
+from datasets.version import bevel_version
 from tools.evaluate import EvaluateArguments, measure, metrics_text
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
@@ -119,7 +119,7 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
     Returns its folder and whether it was there. Raises InputRefused for a folder there that no demo wrote.
     """
     world, marker = output / "world", output / "world.json"
-    wanted = json.dumps({"bevel": version("bevel"), "world": asdict(config)}, indent=2)
+    wanted = json.dumps({"bevel": bevel_version(), "world": asdict(config)}, indent=2)
     if marker.is_file():
         if world.is_dir() and marker.read_text() == wanted:
             return world, True
