@@ -29,6 +29,7 @@ from tools.progress import duration_text
 from tools.replay import ReplayArguments, ReplaySummary, run_replay
 from tools.report import ReportContent, Section, read_training_log, write_report
 from tools.run_config import write_config
+from tools.shipped_runs import run_or_shipped
 from tools.simulate import SimulateArguments, simulate
 from tools.train import TrainArguments, train
 from tools.training.checkpoint import checkpoints
@@ -227,6 +228,10 @@ def _content(done: _Done) -> ReportContent:
     present = sum(map(bool, metrics.ground_truth.values()))
     durations = "\n".join(f"{duration_text(seconds):>9}  {name}" for name, seconds in done.stages.seconds.items())
     before = [] if done.before is None else [(f"NDS of {done.start} before", f"{done.before.nds:.3f}")]
+    origin = ""
+    if done.start is not None:
+        shipped = run_or_shipped(done.start) != done.start  # a run of the user's may have that name
+        origin = f" (from the weights of {done.start}{', which come with Bevel' if shipped else ''})"
     facts = [
         *before,
         ("NDS", f"{metrics.nds:.3f}"),
@@ -242,8 +247,7 @@ def _content(done: _Done) -> ReportContent:
         sentence=(
             "Six cameras, a LiDAR, five radars and the vehicle's motion, fused in one bird's-eye view. Everything here "
             "was made on this machine: a synthetic world in nuScenes format, a detector trained on most of its "
-            f"scenes{'' if done.start is None else f' (from the weights of {done.start}, which come with Bevel)'}, and "
-            "figures and pictures of scenes that it never saw."
+            f"scenes{origin}, and figures and pictures of scenes that it never saw."
         ),
         facts=facts,
         commands=_commands(done, len(log)),
