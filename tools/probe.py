@@ -28,7 +28,8 @@ from tools.progress import progress
 from tools.run_config import RunConfig, read_config
 from tools.shipped_runs import folder_of_outputs, run_or_shipped
 from tools.training.loading import MissingSensorsPolicy
-from tools.training.run_folder import RunFolder, refuse_no_run, weights_of_run, without_pretrained_weights
+from tools.training.network import without_pretrained_weights
+from tools.training.run_folder import RunFolder, refuse_no_run, weights_of_run
 
 ANY = "any object"
 _TARGETS = (*DETECTION_CLASSES, ANY)
