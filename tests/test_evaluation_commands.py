@@ -52,6 +52,9 @@ def test_evaluate_writes_pictures_a_page_and_the_analysis(
     )
     assert "none" in json.loads((tmp_path / "analysis.json").read_text())["bootstrap"]
     assert main([*words, "--split", "all", "--bootstrap", "-1"]) == ExitCode.INPUT_REFUSED
+    capsys.readouterr()
+    assert main([*words, "--official", "--tracking"]) == ExitCode.INPUT_REFUSED
+    assert "on detections, and --tracking scores tracks: leave out one of them" in capsys.readouterr().err
 
 
 def test_compare(nuscenes_root: Path, results: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
