@@ -42,6 +42,14 @@ def test_a_checkout_that_is_not_installed_knows_its_version() -> None:
     assert [path.name for path in asking if 'version("bevel")' in path.read_text()] == ["version.py"]
 
 
+def test_verbs_import_what_they_may_not_need_when_they_need_it() -> None:
+    program = "import sys, tools.evaluate, tools.train; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    late = ("transformers", "huggingface_hub", "scipy.optimize", "open3d", "nuscenes", "pandas", "spconv")
+    assert "'tools.train'" in done.stdout
+    assert not {f"'{name}'" for name in late} & set(done.stdout.strip("[]\n").split(", "))
+
+
 def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == ExitCode.FINE
     nothing = capsys.readouterr().out
