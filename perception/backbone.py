@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transformers import AutoBackbone, ResNetConfig
-
 from perception.image_pyramid import ImagePyramid, Level
 from perception.pretrained import pretrained_backbone
 
@@ -41,6 +39,8 @@ class ImageBackbone(ImagePyramid):
     """The pyramid over a ResNet. Raises InputRefused where the weights' file cannot be read or does not fit."""
 
     def __init__(self, config: BackboneConfig) -> None:
+        from transformers import AutoBackbone, ResNetConfig  # takes seconds: not for commands that build no network
+
         # Only the stages from the wanted stride on go into the pyramid.
         stages = range(_STAGE_STRIDES.index(config.stride), 4)
         architecture = ResNetConfig(

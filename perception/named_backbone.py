@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoBackbone, AutoConfig, ConvNextConfig, ConvNextV2Config, ResNetConfig, SwinConfig
 
 from datasets.faults import InputRefused
 from perception.image_pyramid import ImagePyramid, Level, Normalization
@@ -32,27 +31,29 @@ _ALIGNMENT: Mapping[str, Literal["centred", "patches"]] = {
 
 @dataclass(frozen=True)
 class _Published:
-    """A network's dimensions, and where on the Hugging Face hub its weights are (ImageNet-1k, RGB, ImageNet's mean)."""
+    """A network's config, made with the module transformers, and where on the Hugging Face hub its weights are
+    (ImageNet-1k, RGB, ImageNet's mean).
+    """
 
-    architecture: Callable[[], Any]
+    architecture: Callable[[Any], Any]
     repository: str
 
 
-def _resnet(layer: str, depths: list[int]) -> Callable[[], Any]:
+def _resnet(layer: str, depths: list[int]) -> Callable[[Any], Any]:
     widths = [64, 128, 256, 512] if layer == "basic" else [256, 512, 1024, 2048]
-    return lambda: ResNetConfig(layer_type=layer, hidden_sizes=widths, depths=depths)
+    return lambda transformers: transformers.ResNetConfig(layer_type=layer, hidden_sizes=widths, depths=depths)
 
 
-def _convnext(depths: list[int]) -> Callable[[], Any]:
-    return lambda: ConvNextConfig(hidden_sizes=[96, 192, 384, 768], depths=depths)
+def _convnext(depths: list[int]) -> Callable[[Any], Any]:
+    return lambda transformers: transformers.ConvNextConfig(hidden_sizes=[96, 192, 384, 768], depths=depths)
 
 
-def _convnextv2(widths: list[int], depths: list[int]) -> Callable[[], Any]:
-    return lambda: ConvNextV2Config(hidden_sizes=widths, depths=depths)
+def _convnextv2(widths: list[int], depths: list[int]) -> Callable[[Any], Any]:
+    return lambda transformers: transformers.ConvNextV2Config(hidden_sizes=widths, depths=depths)
 
 
-def _swin(depths: list[int]) -> Callable[[], Any]:
-    return lambda: SwinConfig(depths=depths)
+def _swin(depths: list[int]) -> Callable[[Any], Any]:
+    return lambda transformers: transformers.SwinConfig(depths=depths)
 
 
 # He et al. 2016; Liu et al. 2022 (A ConvNet for the 2020s); Woo et al. 2023; Liu et al. 2021.
@@ -108,6 +109,8 @@ class NamedBackbone(ImagePyramid):
     """
 
     def __init__(self, config: NamedBackboneConfig) -> None:
+        from transformers import AutoBackbone  # takes seconds: not for commands that build no network
+
         architecture = _architecture(config.name)
         levels = _levels(architecture)
         if config.stride not in [level.stride for level in levels.values()]:
@@ -134,14 +137,16 @@ class NamedBackbone(ImagePyramid):
 
 
 def _architecture(name: str) -> Any:
+    import transformers  # late, as above
+
     if name in PUBLISHED:
-        return PUBLISHED[name].architecture()
+        return PUBLISHED[name].architecture(transformers)
     folder = Path(name)
     if not folder.is_dir():
         raise InputRefused(f"{name} is neither a backbone ({', '.join(PUBLISHED)}) nor a folder with a config.json.")
     try:
         # A folder on this machine, and nothing but its config: no code of its own is run.
-        architecture = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        architecture = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputRefused(f"{folder}: its config.json describes no network that transformers has: {error}.") from error
     if architecture.model_type not in _ALIGNMENT:
@@ -154,6 +159,8 @@ def _architecture(name: str) -> Any:
 
 def _levels(architecture: Any) -> dict[str, Level]:
     """For each stride that the network has, its last stage of it, by the stage's name; strides rise."""
+    from transformers import AutoBackbone  # late, as above
+
     architecture.set_output_features_output_indices(out_features=list(architecture.stage_names), out_indices=None)
     side = 448  # a multiple of the strides 32 and 14
     with torch.device("meta"):  # shapes only: nothing is computed

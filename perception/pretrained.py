@@ -8,11 +8,8 @@ from typing import Any
 
 import safetensors
 import torch
-from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoBackbone
-from transformers.utils import logging as transformers_logging
 
 from datasets.faults import InputRefused
 
@@ -45,6 +42,8 @@ def downloaded_weights(repository: str) -> Path:
 
     Raises InputRefused where it is in neither: without a network, say.
     """
+    from huggingface_hub import hf_hub_download  # as transformers: not for commands that build no network
+
     try:
         return Path(hf_hub_download(repository, "model.safetensors"))
     except (OSError, RuntimeError, ValueError) as error:
@@ -61,6 +60,8 @@ def pretrained_backbone(config: Any, path: Path) -> nn.Module:
     version of transformers. Raises InputRefused, naming a tensor, where the file lacks one of the backbone's, has one
     in another shape, or has one that belongs to neither: no weight is left random.
     """
+    from transformers import AutoBackbone  # takes seconds: not for commands that build no network
+
     with torch.device("meta"):
         kind: Any = type(AutoBackbone.from_config(config))
     with _silence():
@@ -89,6 +90,8 @@ def pretrained_backbone(config: Any, path: Path) -> nn.Module:
 @contextmanager
 def _silence() -> Iterator[None]:
     """transformers reports what it found in the file; what matters of it is in our own sentence."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -88,6 +88,11 @@ class PartsFound:
         return "; ".join(parts)
 
 
+def parts_of(path: Path) -> frozenset[str]:
+    """The parts (`camera`, `head`, ...) that a weights file has. Raises InputRefused where it cannot be read."""
+    return frozenset(map(_part, _read(path)))
+
+
 def load_parts(network: nn.Module, path: Path) -> PartsFound:
     """Load those parts of a network that a weights file has; the others keep what they have.
 

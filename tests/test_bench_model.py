@@ -16,6 +16,7 @@ from perception.grid import BevGrid
 from perception.lidar_branch import LidarBranch, LidarConfig, PillarEncoderConfig, VoxelEncoderConfig
 from perception.radar_branch import RadarConfig
 from perception.sparse import SparseConv, SparseTensor
+from perception.tasks.segmentation import SegmentationConfig
 from perception.temporal import TemporalConfig
 from tests.random_batch import random_batch
 from tests.small_run import small_config, small_detector
@@ -131,7 +132,9 @@ def test_the_command_measures_and_writes_its_figures(
     nuscenes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, output = tmp_path / "config.json", tmp_path / "figures.json"
-    write_config(config, small_config(1))
+    small = small_config(1)
+    detector = replace(small.detector, segmentation=SegmentationConfig(channels=8, layers=1))
+    write_config(config, replace(small, detector=detector))
     words = ["bench", "model", "--world", str(nuscenes_root), "--no-cumsum", "--rounds", "1", "--output", str(output)]
     for option in ("--presets", "--steps", "--encoders"):
         words += [option, str(config)]
@@ -143,7 +146,7 @@ def test_the_command_measures_and_writes_its_figures(
     assert len(figures["comparisons"]) == 1
     assert all(comparison["agreement"]["within"] for comparison in figures["comparisons"])
     assert set(figures["costs"][str(config)]) >= {"camera", "lidar", "all"}
-    assert set(figures["step_shares"][str(config)]) >= {"camera", "lidar", "optimizer"}
+    assert set(figures["step_shares"][str(config)]) >= {"camera", "lidar", "tasks", "optimizer"}
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

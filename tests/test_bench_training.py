@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from datasets.faults import InputRefused
+from perception.tasks.segmentation import SegmentationConfig
+from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config
 from tools.__main__ import main
-from tools.benchmarks.training import TrainingFigures
+from tools.benchmarks.training import TrainingFigures, measure_training
 from tools.exit_codes import ExitCode
-from tools.run_config import write_config
+from tools.run_config import RunConfig, write_config
 
 
 def test_the_figures_add_up() -> None:
@@ -43,10 +46,15 @@ def test_the_figures_add_up() -> None:
     assert "loader process" not in replace(figures, worker_peak_mib=None).lines()[-1]
 
 
+def with_map_to_learn() -> RunConfig:
+    config = small_config(1)
+    return replace(config, detector=replace(config.detector, segmentation=SegmentationConfig(channels=8, layers=1)))
+
+
 def test_the_command_trains_and_writes_its_figures(
     nuscenes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_config(tmp_path / "config.json", small_config(1))
+    write_config(tmp_path / "config.json", with_map_to_learn())
     output = tmp_path / "figures.json"
     words = ["bench", "train", str(tmp_path / "config.json"), "--world", str(nuscenes_root), "--steps", "3"]
     words += ["--batch-size", "3", "--precision", "bf16"]
@@ -59,6 +67,13 @@ def test_the_command_trains_and_writes_its_figures(
     assert figures["step_cpu"] > 0
     # Both are processes with torch in them.
     assert min(figures["parent_peak_mib"], figures["worker_peak_mib"]) > 50
+
+
+def test_a_map_that_is_to_be_learnt_and_is_not_there_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    (tmp_path / "v1.0-mini" / "map.json").unlink()
+    with pytest.raises(InputRefused, match=r"map\.json is missing, and map segmentation needs it"):
+        measure_training(with_map_to_learn(), tmp_path, 1, "cpu", 1)
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

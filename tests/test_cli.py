@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,26 @@ def test_help_needs_no_network_library_and_fits_a_screen() -> None:
     assert len(text.splitlines()) <= 30  # a terminal window has 30 or more
     assert max(map(len, text.splitlines())) <= 100
     assert not {f"'{name}'" for name in ("torch", "numpy", "open3d", "nuscenes", "cv2")} & set(modules.split(", "))
+
+
+def test_a_checkout_that_is_not_installed_knows_its_version() -> None:
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    # -S: without the installed packages, Bevel among them.
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "tools", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == (f"bevel {written}\n", "")
+    # What writes the version into files asks the same place.
+    asking = [path for part in ("tools", "datasets") for path in (ROOT / part).rglob("*.py")]
+    assert [path.name for path in asking if 'version("bevel")' in path.read_text()] == ["version.py"]
+
+
+def test_verbs_import_what_they_may_not_need_when_they_need_it() -> None:
+    program = "import sys, tools.evaluate, tools.train; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    late = ("transformers", "huggingface_hub", "scipy.optimize", "open3d", "nuscenes", "pandas", "spconv")
+    assert "'tools.train'" in done.stdout
+    assert not {f"'{name}'" for name in late} & set(done.stdout.strip("[]\n").split(", "))
 
 
 def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,12 @@ import json
 import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from datasets.faults import InputRefused
+from datasets.version import bevel_version
 from tests.small_run import small_config
 from tests.small_world import SMALL_WORLD
 from tools.demo import prepare_world, run_demo
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("synthetic world")
 def place_world(synthetic_root: Path, output: Path) -> None:
     """Put the shared world where the demo would have written it."""
     shutil.copytree(synthetic_root, output / "world")
-    facts = {"bevel": version("bevel"), "world": asdict(SMALL_WORLD)}
+    facts = {"bevel": bevel_version(), "world": asdict(SMALL_WORLD)}
     (output / "world.json").write_text(json.dumps(facts, indent=2))
 
 

@@ -52,6 +52,9 @@ def test_evaluate_writes_pictures_a_page_and_the_analysis(
     )
     assert "none" in json.loads((tmp_path / "analysis.json").read_text())["bootstrap"]
     assert main([*words, "--split", "all", "--bootstrap", "-1"]) == ExitCode.INPUT_REFUSED
+    capsys.readouterr()
+    assert main([*words, "--official", "--tracking"]) == ExitCode.INPUT_REFUSED
+    assert "on detections, and --tracking scores tracks: leave out one of them" in capsys.readouterr().err
 
 
 def test_compare(nuscenes_root: Path, results: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +87,11 @@ def run_folder(folder: Path, split: str, results: Path, named: bool = True) -> s
 
 
 def test_compare_refuses_what_is_not_comparable(
-    nuscenes_root: Path, results: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nuscenes_root: Path,
+    results: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = ["--data-root", str(nuscenes_root), "--bootstrap", "10"]
 
@@ -103,8 +110,14 @@ def test_compare_refuses_what_is_not_comparable(
     assert "has not been evaluated on all" in refusal(of_all, of_val, "--split", "all")
     assert "there is only one in scene-0103" in refusal(*map(str, results), "--split", "scene-0103")
     assert "no such run folder" in refusal(str(tmp_path / "none"), of_all)
+    monkeypatch.chdir(tmp_path)
+    assert "tiny: has not been evaluated on all; run bevel evaluate tiny" in refusal("tiny", of_all, "--split", "all")
     assert main(["compare", of_all, *root, run_folder(tmp_path / "c", "all", results[1])]) == ExitCode.FINE
     assert "10 draws of the 2 scenes of all" in capsys.readouterr().out
+    # Of the checkpoint that comes with Bevel: where bevel evaluate puts what it makes of it.
+    run_folder(Path("runs") / "tiny", "all", results[1])
+    assert main(["compare", "tiny", of_all, *root]) == ExitCode.FINE
+    assert capsys.readouterr().out.startswith("A: runs/tiny/evaluation-all/results.json\n")
 
 
 def test_nds_of_published_columns() -> None:

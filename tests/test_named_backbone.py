@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -131,7 +132,7 @@ def test_published_networks_have_their_size() -> None:
     assert published.keys() == PUBLISHED.keys()
     for name, millions in published.items():
         with torch.device("meta"):
-            network = AutoBackbone.from_config(PUBLISHED[name].architecture())
+            network = AutoBackbone.from_config(PUBLISHED[name].architecture(transformers))
         count = sum(parameter.numel() for parameter in network.parameters())
         assert count == pytest.approx(millions * 1e6, rel=0.003), name
 

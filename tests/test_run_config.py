@@ -12,11 +12,13 @@ from datasets.faults import InputRefused
 from datasets.sensors.sweeps import CRN_RADAR_FILTER, DEVKIT_RADAR_FILTER, NO_RADAR_FILTER, RadarFilter
 from perception.cross_modal.alignment import CrossModalConfig
 from perception.fusion.build import FusionKind
+from perception.fusion.early import EarlyFusionConfig
 from perception.heads.quality import QualityConfig
 from perception.heads.query_head import QueryHeadConfig
 from perception.tasks.depth import DepthTaskConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.tasks.task_weights import TaskWeightsConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 from perception.view_transform.sampling import SamplingConfig
 from tests.small_run import small_config
 from tools.presets import PRESETS, preset
@@ -156,6 +158,26 @@ def test_a_head_is_of_the_kind_that_its_config_names() -> None:
         task_weights=TaskWeightsConfig(learned=True),
     )
     assert config_from_json(config_to_json(replace(config, detector=tasks)), "my.json").detector == tasks
+
+
+@pytest.mark.parametrize(("mixed", "named"), [("lidar_depth", "with lidar_depth"), ("early", "early fusion paints")])
+def test_no_sensor_is_compared_with_itself(mixed: str, named: str, tmp_path: Path) -> None:
+    config = small_config(3)
+    camera = config.detector.camera
+    assert camera is not None
+    if mixed == "early":
+        detector = replace(config.detector, fusion=EarlyFusionConfig())
+    else:
+        detector = replace(config.detector, camera=replace(camera, view=LiftSplatConfig(lidar_depth=True)))
+    compared = replace(detector, cross_modal=CrossModalConfig())
+    with pytest.raises(ValueError, match=named):
+        replace(config, detector=compared)
+    # Pretraining shows the camera no LiDAR; its config is none to train a detector with.
+    alone = RunConfig(config.sample, compared, replace(config.training, objective="cross_modal"))
+    write_config(tmp_path / "pretrained.json", alone)
+    assert read_config(tmp_path / "pretrained.json") == alone
+    with pytest.raises(InputRefused, match=rf"pretrained\.json: detector\.cross_modal compares .* {named}"):
+        training_config(TrainArguments(str(tmp_path / "pretrained.json"), "."))
 
 
 def test_a_view_transform_is_of_the_kind_that_its_config_names() -> None:

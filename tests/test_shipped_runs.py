@@ -22,13 +22,20 @@ def test_the_shipped_checkpoint_is_the_preset_trained() -> None:
     assert sum(parameter.numel() for parameter in detector.parameters()) < 1_000_000
 
 
-def test_a_folder_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_that_name_goes_first_and_another_folder_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     shipped = run_or_shipped(Path("tiny"))
     assert shipped.is_absolute()
     assert folder_of_outputs(shipped) == Path("runs/tiny")
     Path("tiny").mkdir()
+    (Path("tiny") / "map.png").touch()
+    assert run_or_shipped(Path("tiny")) == shipped
+    assert capsys.readouterr().err == "the folder tiny holds no run: taking the checkpoint that comes with Bevel\n"
+    (Path("tiny") / "config.json").touch()
     assert run_or_shipped(Path("tiny")) == Path("tiny")
+    assert capsys.readouterr().err == ""
     assert folder_of_outputs(Path("tiny")) == Path("tiny")
     assert run_or_shipped(Path("huge")) == Path("huge")
 
@@ -47,4 +54,11 @@ def test_it_finds_objects_of_a_world_that_it_has_never_seen(
     # Three keyframes of pictures 160 pixels wide: little to see, and far more than nothing.
     assert summary["label_aps"]["pedestrian"]["2.0"] > 0.2
     assert summary["label_aps"]["car"]["2.0"] > 0.2
+    # What a linear layer reads in its branches goes to the same place.
+    words = ["probe", "tiny", "--data-root", str(synthetic_root), "--samples", "1", "--device", "cpu"]
+    assert main(words) == ExitCode.FINE
+    output = Path("runs/tiny/probe-mini_val.json")
+    assert capsys.readouterr().out.splitlines()[-1] == str(output)
+    (row,) = json.loads(output.read_text())
+    assert row["before"] != row["after"]
     assert {path: path.stat().st_mtime_ns for path in shipped.rglob("*")} == before

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from datasets.augmentation.augmenter import Augmentation
 from datasets.augmentation.bev import BevAugmentation
@@ -20,7 +21,9 @@ from datasets.reader import LogReader
 from datasets.samples.batch import Batch, collate
 from datasets.samples.fusion_dataset import FusionDataset
 from datasets.samples.sample import EGO_MOTION_FIELDS
+from perception.backbone import BackboneConfig, ImageBackbone
 from perception.detector import Detector
+from perception.weights import save_weights
 from tests.nuscenes_fixture import write_dataset
 from tests.small_run import small_config, small_detector
 from tools.exit_codes import Degraded, Diverged
@@ -163,6 +166,45 @@ def test_a_run_without_a_checkpoint_resumes_from_the_first_step(
     assert "holds no checkpoint yet: from the first step" in (run / "train.log").read_text()
     again = load_file(run / "weights.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in expected.items())
+
+
+def test_the_file_of_the_backbones_first_weights_is_needed_once(
+    arguments: Callable[[RunConfig], TrainArguments], tmp_path: Path
+) -> None:
+    config, file = small_config(2, checkpoint_interval=1), tmp_path / "backbone.safetensors"
+    camera = config.detector.camera
+    assert camera is not None
+    assert isinstance(camera.backbone, BackboneConfig)
+    torch.manual_seed(1)
+    first = {f"resnet.{name}": value for name, value in ImageBackbone(camera.backbone).resnet.state_dict().items()}
+    save_file(first, file)
+    camera = replace(camera, backbone=replace(camera.backbone, weights=file))
+    config = replace(config, detector=replace(config.detector, camera=camera))
+    # A rate of nearly nothing: what the run has after two steps is what it began with.
+    config = replace(config, training=replace(config.training, learning_rate=1e-12))
+    run = train(arguments(config))
+    expected = load_file(run / "weights.safetensors")
+    assert torch.allclose(
+        expected["camera.backbone.resnet.embedder.embedder.convolution.weight"],
+        first["resnet.embedder.embedder.convolution.weight"],
+        atol=1e-6,
+    )
+    file.unlink()
+    shutil.rmtree(run / "checkpoints" / "step_00000002")
+    (run / "weights.safetensors").unlink()
+    assert train(replace(arguments(config), resume=True)) == run
+    assert all(torch.equal(value, expected[name]) for name, value in load_file(run / "weights.safetensors").items())
+    # Another run that has the camera branch from this one does not need it either.
+    train(replace(arguments(config), output=tmp_path / "next", init=run))
+    # One that has only the head from there does, and so does one that is resumed before its first checkpoint.
+    head = nn.Module()
+    head.add_module("head", load_detector(run)[1].head)
+    save_weights(head, tmp_path / "head.safetensors", "{}")
+    with pytest.raises(InputRefused, match=r"backbone\.safetensors: the backbone's weights cannot be read"):
+        train(replace(arguments(config), output=tmp_path / "other", init=tmp_path / "head.safetensors"))
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputRefused, match=r"backbone\.safetensors: the backbone's weights cannot be read"):
+        train(replace(arguments(config), resume=True))
 
 
 def test_two_trainings_do_not_share_a_folder(arguments: Callable[[RunConfig], TrainArguments]) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 
+from datasets.version import bevel_version
 from tools.exit_codes import ExitCode
 from tools.freed_memory import keep_freed_memory
 
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(help_text())
         return ExitCode.FINE
     if words[0] == "--version":
-        print(f"bevel {version('bevel')}")
+        print(f"bevel {bevel_version()}")
         return ExitCode.FINE
     verb = next((verb for verb in VERBS if verb.name == words[0]), None)
     if verb is None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ from datasets.nuscenes.tables import find_version
 from datasets.nuscenes.values import read_json
 from tools.evaluation_analysis import ANALYSIS, SHORT_NAMES
 from tools.open_dataset import DataRoot, tables_root
+from tools.shipped_runs import folder_of_outputs, run_or_shipped
 
 _EVALUATION = "evaluation-"
 
@@ -36,7 +37,7 @@ class CompareArguments:
     """What `bevel compare` takes."""
 
     first: Positional[Annotated[Path, arg(metavar="RUN_A|RESULTS_A.JSON")]]
-    """A run folder that `bevel evaluate` has been through, or detections in nuScenes' results format."""
+    """A run folder (or tiny) that `bevel evaluate` has been through, or detections in nuScenes' results format."""
     second: Positional[Annotated[Path, arg(metavar="RUN_B|RESULTS_B.JSON")]]
     """What is compared with it, on the same split."""
     data_root: DataRoot
@@ -60,8 +61,9 @@ def compare(arguments: CompareArguments) -> Path | None:
         raise InputRefused(f"--bootstrap must be 1 or more, not {arguments.bootstrap}.")
     root = tables_root(arguments.data_root)
     version = find_version(root, arguments.version)
-    split = _common_split(arguments) or default_split(version, "evaluate")
-    paths = [results_of(source, split) for source in (arguments.first, arguments.second)]
+    sources = [(source, _evaluated(source)) for source in (arguments.first, arguments.second)]
+    split = arguments.split or _common_split([found for _, found in sources]) or default_split(version, "evaluate")
+    paths = [_results_of(source, found, split) for source, found in sources]
     tables = root / version
     truth = load_truth(open_index(root, version), version, split, tables)
     scenes = len(truth.samples.scene_names)
@@ -85,31 +87,33 @@ def _matched(path: Path, truth: DetectionTruth, split: str) -> Matches:
     return match_counted(truth, results.boxes)
 
 
-def results_of(source: Path, split: str) -> Path:
-    """The results file of a split: the one that `bevel evaluate` left in the run folder, or the file itself.
-
-    Raises InputRefused where there is none.
-    """
-    if source.is_file():
+def _evaluated(source: Path) -> Path:
+    """The results file itself, or the folder with what `bevel evaluate` makes of a run: a shipped one has another."""
+    if source.is_file() or any(source.glob(f"{_EVALUATION}*/results.json")) or (source / "results.json").is_file():
         return source
-    for path in (source / f"{_EVALUATION}{split_in_file_name(split)}" / "results.json", source / "results.json"):
+    return folder_of_outputs(run_or_shipped(source))
+
+
+def _results_of(source: Path, found: Path, split: str) -> Path:
+    """The results file of a split, of what `_evaluated` has found. Raises InputRefused where there is none."""
+    if found.is_file():
+        return found
+    for path in (found / f"{_EVALUATION}{split_in_file_name(split)}" / "results.json", found / "results.json"):
         if path.is_file():
             return path
-    if not source.is_dir():
+    if found == source and not source.is_dir():
         raise InputRefused(f"{source}: there is no such run folder or results file.")
     raise InputRefused(
         f"{source}: has not been evaluated on {split:.80}; run bevel evaluate {source} --split {split:.80} first."
     )
 
 
-def _common_split(arguments: CompareArguments) -> str | None:
-    """The split that was named, or the only one that both run folders were evaluated on; None where files are given.
+def _common_split(found: Sequence[Path]) -> str | None:
+    """The only split that both run folders were evaluated on; None where files are given.
 
     Raises InputRefused where the runs were evaluated on different splits, or on several.
     """
-    if arguments.split is not None:
-        return arguments.split
-    runs = {run: _evaluated_splits(run) for run in (arguments.first, arguments.second) if run.is_dir()}
+    runs = {run: _evaluated_splits(run) for run in found if run.is_dir()}
     evaluated = {run: splits for run, splits in runs.items() if splits}
     if not evaluated:
         return None

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
 from datasets.atomic_file import write_atomically
@@ -20,6 +19,7 @@ from datasets.nuscenes.detection_metric.metrics import DetectionMetrics
 from datasets.nuscenes.reader import NuScenesReader
 from datasets.synthetic.config import WorldConfig
 from datasets.synthetic.writing.unfinished import can_go_on
+from datasets.version import bevel_version
 from tools.evaluate import EvaluateArguments, measure, metrics_text
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
@@ -29,6 +29,7 @@ from tools.progress import duration_text
 from tools.replay import ReplayArguments, ReplaySummary, run_replay
 from tools.report import ReportContent, Section, read_training_log, write_report
 from tools.run_config import write_config
+from tools.shipped_runs import run_or_shipped
 from tools.simulate import SimulateArguments, simulate
 from tools.train import TrainArguments, train
 from tools.training.checkpoint import checkpoints
@@ -119,7 +120,7 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
     Returns its folder and whether it was there. Raises InputRefused for a folder there that no demo wrote.
     """
     world, marker = output / "world", output / "world.json"
-    wanted = json.dumps({"bevel": version("bevel"), "world": asdict(config)}, indent=2)
+    wanted = json.dumps({"bevel": bevel_version(), "world": asdict(config)}, indent=2)
     if marker.is_file():
         if world.is_dir() and marker.read_text() == wanted:
             return world, True
@@ -227,6 +228,10 @@ def _content(done: _Done) -> ReportContent:
     present = sum(map(bool, metrics.ground_truth.values()))
     durations = "\n".join(f"{duration_text(seconds):>9}  {name}" for name, seconds in done.stages.seconds.items())
     before = [] if done.before is None else [(f"NDS of {done.start} before", f"{done.before.nds:.3f}")]
+    origin = ""
+    if done.start is not None:
+        shipped = run_or_shipped(done.start) != done.start  # a run of the user's may have that name
+        origin = f" (from the weights of {done.start}{', which come with Bevel' if shipped else ''})"
     facts = [
         *before,
         ("NDS", f"{metrics.nds:.3f}"),
@@ -242,8 +247,7 @@ def _content(done: _Done) -> ReportContent:
         sentence=(
             "Six cameras, a LiDAR, five radars and the vehicle's motion, fused in one bird's-eye view. Everything here "
             "was made on this machine: a synthetic world in nuScenes format, a detector trained on most of its "
-            f"scenes{'' if done.start is None else f' (from the weights of {done.start}, which come with Bevel)'}, and "
-            "figures and pictures of scenes that it never saw."
+            f"scenes{origin}, and figures and pictures of scenes that it never saw."
         ),
         facts=facts,
         commands=_commands(done, len(log)),

@@ -71,7 +71,10 @@ def evaluate(arguments: EvaluateArguments) -> Path:
     `strict` Degraded where sensors were missing.
     """
     if arguments.tracking and arguments.official:
-        raise InputRefused("--official compares figures of detections: leave out --official or --tracking.")
+        raise InputRefused(
+            "--official runs nuscenes-devkit on detections, and --tracking scores tracks: leave out one of them (how "
+            "far the tracks' figures are the devkit's stands in docs/tracking.md)."
+        )
     if arguments.bootstrap < 0:
         raise InputRefused(f"--bootstrap must be 0 or more, not {arguments.bootstrap}.")
     found = find_or_detect(arguments)

@@ -41,11 +41,10 @@ class MapScorer:
     def with_map(self, dataset: FusionDataset, config: DetectorConfig) -> FusionDataset:
         """The data set with the map, where the detector segments it and the data set has one."""
         try:
-            maps = map_targets(config, dataset.reader, dataset.tokens)
+            return with_map_targets(dataset, config)
         except InputRefused as refusal:  # boxes can be scored all the same
             self._why_none = f"the map is not scored: {refusal}"
             return dataset
-        return dataset if maps is None else dataset.with_maps(maps)
 
     def add(self, predictions: Predictions, batch: Batch) -> None:
         """Count a batch."""
@@ -74,6 +73,12 @@ def map_targets(config: DetectorConfig, reader: LogReader, tokens: Sequence[str]
             "`segmentation` out of the config."
         )
     return MapTargets(MapMasks(reader.root, reader.version, reader.scenes_of(tokens)), config.grid.centers())
+
+
+def with_map_targets(dataset: FusionDataset, config: DetectorConfig) -> FusionDataset:
+    """The data set with the map where the detector segments it. Raises InputRefused where there is none to be had."""
+    maps = map_targets(config, dataset.reader, dataset.tokens)
+    return dataset if maps is None else dataset.with_maps(maps)
 
 
 def map_scores(counts: IouCounts) -> tuple[MapScore, ...]:

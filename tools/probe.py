@@ -26,8 +26,10 @@ from tools.open_dataset import DataRoot, open_reader, split_of_reader
 from tools.predict import batches_in_order
 from tools.progress import progress
 from tools.run_config import RunConfig, read_config
+from tools.shipped_runs import folder_of_outputs, run_or_shipped
 from tools.training.loading import MissingSensorsPolicy
-from tools.training.run_folder import RunFolder, refuse_no_run, weights_of_run, without_pretrained_weights
+from tools.training.network import without_pretrained_weights
+from tools.training.run_folder import RunFolder, refuse_no_run, weights_of_run
 
 ANY = "any object"
 _TARGETS = (*DETECTION_CLASSES, ANY)
@@ -39,7 +41,7 @@ class ProbeArguments:
     """What `bevel probe` takes."""
 
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")]]
-    """Run folders of `bevel pretrain` (or train) that differ in their seed: means over them are printed."""
+    """Run folders of `bevel pretrain` (or train), or tiny, that differ in their seed: means over them are printed."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
@@ -84,13 +86,15 @@ def probe(arguments: ProbeArguments) -> Path:
     if arguments.samples < 1:
         raise InputRefused(f"--samples must be at least 1, not {arguments.samples}.")
     limit_threads(arguments.threads)
+    arguments = replace(arguments, runs=tuple(map(run_or_shipped, arguments.runs)))
     for run in arguments.runs:
         refuse_no_run(run)
     probed = [_probe_run(arguments, run) for run in arguments.runs]
     print(probe_text(probed))
     _, val_split = _splits(arguments, read_config(RunFolder(arguments.runs[0]).config))
-    output = arguments.output or arguments.runs[0] / f"probe-{split_in_file_name(val_split)}.json"
+    output = arguments.output or folder_of_outputs(arguments.runs[0]) / f"probe-{split_in_file_name(val_split)}.json"
     rows = [{"run": str(run), **vars(one)} for run, one in zip(arguments.runs, probed, strict=True)]
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, (json.dumps(_without_nan(rows), indent=2, allow_nan=False) + "\n").encode())
     return output
 

@@ -12,6 +12,7 @@ from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.samples.make_sample import SampleConfig
 from perception.detector import DetectorConfig
+from perception.fusion.early import EarlyFusionConfig
 from tools.training.config import TrainingConfig
 
 _LARGEST_FILE = 1_000_000  # bytes; a config has a few kilobytes
@@ -22,7 +23,8 @@ class RunConfig:
     """What a sample is made of, the network, and how it is trained.
 
     Channels of sensors that the detector has no branch for are taken out of `sample`: they need not be read. What a
-    sample says of radar returns is what the detector's radar branch takes; ValueError where `sample` says otherwise.
+    sample says of radar returns is what the detector's radar branch takes; ValueError where `sample` says otherwise,
+    and for `cross_modal` beside detection between sensors that are not apart: with lidar_depth, or early fusion.
     """
 
     sample: SampleConfig
@@ -51,6 +53,25 @@ class RunConfig:
                 "training.augmentation.paste puts objects into single frames, and detector.temporal looks for what "
                 "moves between them: leave one of them out"
             )
+        # bevel pretrain shows the camera no LiDAR, and takes no early fusion.
+        if self.training.objective == "detection":
+            _refuse_sensors_compared_with_themselves(detector)
+
+
+def _refuse_sensors_compared_with_themselves(detector: DetectorConfig) -> None:
+    camera = detector.camera
+    if detector.cross_modal is None or camera is None:
+        return
+    if camera.uses_lidar:
+        raise ValueError(
+            "detector.cross_modal compares what the sensors see, and with lidar_depth the camera's BEV is made of "
+            "LiDAR points as well: leave one of them out"
+        )
+    if isinstance(detector.fusion, EarlyFusionConfig):
+        raise ValueError(
+            "detector.cross_modal compares what the sensors see, and early fusion paints the pictures' features on the "
+            "points: take another fusion, or leave cross_modal out"
+        )
 
 
 # Built once, and only where a config is read or written: that takes longer than all that it does.

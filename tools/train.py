@@ -104,7 +104,10 @@ def train(arguments: TrainArguments) -> Path:
 def training_config(arguments: TrainArguments) -> RunConfig:
     """The preset or the config file, with what the command line changes."""
     config = preset_or_config(arguments.config)
-    config = replace(config, training=replace(config.training, objective="detection"))
+    try:
+        config = replace(config, training=replace(config.training, objective="detection"))
+    except ValueError as error:
+        raise InputRefused(f"{arguments.config}: {error}.") from error
     try:
         detector = config.detector
         fusion, temporal = detector.fusion, detector.temporal

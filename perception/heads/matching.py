@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from datasets.boxes import Boxes3D
@@ -51,6 +50,8 @@ def cheapest_match(costs: Float64[Tensor, "Q M"]) -> tuple[Int64[Tensor, "K"], I
 
     Costs that are not finite (a network that has diverged) are as bad as can be, and no error here: the loss says so.
     """
+    from scipy.optimize import linear_sum_assignment  # a third of a second: not for commands that match nothing
+
     finite = torch.nan_to_num(costs, nan=1e9, posinf=1e9, neginf=1e9).clamp(-1e9, 1e9)
     rows, columns = linear_sum_assignment(finite.cpu().numpy())
     return torch.as_tensor(rows, device=costs.device), torch.as_tensor(columns, device=costs.device)

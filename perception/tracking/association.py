@@ -2,7 +2,6 @@
 
 import torch
 from jaxtyping import Float64, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -18,6 +17,8 @@ def associate(
     The sum over all tracks of the distance, or of the gate for one without a detection, is the least there is: a track
     that fits is not given up for the sake of two pairs that barely do.
     """
+    from scipy.optimize import linear_sum_assignment  # a third of a second: not for commands that track nothing
+
     distances = torch.cdist(expected, found, compute_mode="donot_use_mm_for_euclid_dist")
     gains = gates[:, None] - distances
     gains[(expected_labels[:, None] != found_labels) | (gains <= 0)] = 0.0

@@ -21,6 +21,7 @@ from tools.benchmarks.machine import this_machine
 from tools.benchmarks.side_by_side import Comparison, one_thread
 from tools.benchmarks.view_transform import PoolingSize, bench_pooling
 from tools.exit_codes import CommandFailed
+from tools.map_scores import with_map_targets
 from tools.open_dataset import open_dataset
 from tools.presets import PRESETS, preset_or_config
 from tools.run_config import RunConfig
@@ -124,7 +125,8 @@ def _comparisons(
 
 def _shares(name: str, config: RunConfig, world: Path) -> dict[str, StepShare]:
     torch.manual_seed(0)
-    shares = step_shares(Detector(config.detector), _sample(config, world), config.training, steps=5)
+    batch = _sample(config, world, to_learn=True)
+    shares = step_shares(Detector(config.detector), batch, config.training, steps=5)
     total = sum(share.forward + share.backward for share in shares.values())
     print(f"{name}: a training step of one sample, {total:,.0f} ms of CPU time")
     for part, share in shares.items():
@@ -148,7 +150,11 @@ def _costs(name: str, config: RunConfig, world: Path) -> dict[str, PartCost]:
     return costs
 
 
-def _sample(config: RunConfig, world: Path) -> Batch:
-    """The last sample of the world, which has the most sweeps, as a batch."""
+def _sample(config: RunConfig, world: Path, *, to_learn: bool = False) -> Batch:
+    """The last sample of the world, which has the most sweeps, as a batch; `to_learn`: with the map where the config
+    asks for it. Raises InputRefused where that is not there.
+    """
     dataset = open_dataset(world, None, "all", config.sample, earlier_frames=config.detector.earlier_frames)
+    if to_learn:
+        dataset = with_map_targets(dataset, config.detector)
     return collate([dataset[len(dataset) - 1]])

@@ -29,6 +29,7 @@ from tools.benchmarks.cost import peak_mib
 from tools.benchmarks.machine import this_machine
 from tools.benchmarks.matrix_rate import matrix_rate, step_operations
 from tools.devices import DeviceChoice, choose_device, limit_threads
+from tools.map_scores import with_map_targets
 from tools.open_dataset import open_dataset
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
@@ -194,7 +195,8 @@ def measure_training(
 ) -> TrainingFigures:
     """Train for `steps` steps on all samples of a world, in this process, and say what that cost.
 
-    Raises InputRefused where the world cannot be read, lacks sensors or has no annotations.
+    Raises InputRefused where the world cannot be read, lacks sensors, has no annotations, or no map where the config
+    has that learnt.
     """
     limit_threads(threads)
     alone = Processes(1, 0, choose_device(device))
@@ -252,6 +254,7 @@ def _batches(config: RunConfig, world: str | Path, steps: int) -> Generator[Load
         seed=settings.seed,
         earlier_frames=config.detector.earlier_frames,
     )
+    dataset = with_map_targets(dataset, config.detector)
     order = BatchOrder(
         order_of_samples(dataset, settings, processes=1),
         settings.batch_size,

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import Field, fields, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -13,13 +12,12 @@ from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from datasets.samples.fusion_dataset import FusionDataset
-from perception.weights import load_parts
 from tools.exit_codes import Interrupted
 from tools.progress import duration_text
 from tools.run_config import RunConfig, read_config
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
-from tools.training.network import network_of
+from tools.training.network import network_from
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder
 from tools.training.run_report import write_run_report
@@ -63,11 +61,10 @@ def train_in_folder(
     # What torchrun starts again goes on; a restart may come before there is a run, though.
     resume = resume or (processes.restarted and run.config.is_file())
     # Tried before there is a run that would have to be removed.
-    found = None if init is None else load_parts(network_of(config), init)
-    start = None if init is None else partial(load_parts, path=init)
+    found = None if init is None else network_from(config, init)[1]
     if not processes.first:
         loop = TrainingLoop(
-            config, dataset, run, processes, resume=resume, log=_say_nothing, start=start, validation=validation
+            config, dataset, run, processes, resume=resume, log=_say_nothing, init=init, validation=validation
         )
         return loop.run(missing_sensors=missing_sensors)
     with run.locked():
@@ -79,7 +76,7 @@ def train_in_folder(
             log = _logger(file.write)
             log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
             loop = TrainingLoop(
-                config, dataset, run, processes, resume=resume, log=log, start=start, validation=validation
+                config, dataset, run, processes, resume=resume, log=log, init=init, validation=validation
             )
             if found is not None and init is not None and loop.state.step == 0:
                 log(found.text(init))

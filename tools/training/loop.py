@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -27,14 +28,14 @@ from tools.missing_sensors import MissingSensors
 from tools.progress import Progress
 from tools.run_config import RunConfig, config_to_json
 from tools.training.activations import recompute_activations
-from tools.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint, whole_checkpoints
+from tools.training.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint, whole_checkpoints
 from tools.training.compiled_parts import compile_dense_parts
 from tools.training.config import TrainingConfig
 from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
 from tools.training.metrics_log import MetricsLog
-from tools.training.network import Network, network_of
+from tools.training.network import Network, network_from, network_of
 from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
@@ -79,12 +80,12 @@ class TrainingLoop:
         *,
         resume: bool,
         log: Callable[[str], None],
-        start: Callable[[Network], object] | None = None,
+        init: Path | None = None,
         validation: Validation | None = None,
     ) -> None:
-        """`log` gets a sentence for everything out of the ordinary. `start` puts weights into a new network before the
-        first step; a resumed run has its own, if it was killed before its first checkpoint too: there is one of step
-        0. `validation`: where the config asks for some.
+        """`log` gets a sentence for everything out of the ordinary. `init`: the weights file from which a new network
+        has what parts it has; a resumed run has its own, if it was killed before its first checkpoint too: there is one
+        of step 0. `validation`: where the config asks for some.
         """
         self._settings = config.training
         self._config_json = config_to_json(config)
@@ -96,9 +97,12 @@ class TrainingLoop:
         self._order = order_of_samples(dataset, self._settings, processes.count)
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
-        self._detector = network_of(config).to(processes.device)
-        if start is not None:  # even to resume: torchrun restarts a run that may have no checkpoint yet
-            start(self._detector)
+        saved = resume and bool(checkpoints(run.checkpoints))
+        if init is None or saved:
+            network = network_of(config, pretrained=not saved)
+        else:  # even to resume: torchrun restarts a run that may have no checkpoint yet
+            network, _ = network_from(config, init)
+        self._detector = network.to(processes.device)
         self._average = MovingAverage(self._detector, self._settings.ema_decay)
         self._optimizer = make_optimizer(self._detector, self._settings)
         self._scaler = GradScaler(processes.device.type) if self._settings.precision == "fp16" else None
@@ -121,7 +125,7 @@ class TrainingLoop:
         self._clock: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
         self._skipped = 0
         self._missing = MissingSensors()
-        if start is not None and self._saved is None:
+        if init is not None and self._saved is None:
             self._save()  # --resume does not know what the run started from
 
     @property

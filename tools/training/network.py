@@ -1,14 +1,35 @@
 """What a run trains: a detector, or its sensor branches alone. Both go from a batch to predictions to losses."""
 
-from perception.detector import Detector
+from dataclasses import replace
+from pathlib import Path
+
+from perception.detector import Detector, DetectorConfig
 from perception.pretraining import BranchPretraining
+from perception.weights import PartsFound, load_parts, parts_of
 from tools.run_config import RunConfig
 
 Network = Detector | BranchPretraining
 
 
-def network_of(config: RunConfig) -> Network:
-    """The network of `training.objective`, with new weights."""
-    if config.training.objective == "detection":
-        return Detector(config.detector)
-    return BranchPretraining(config.detector)
+def network_of(config: RunConfig, *, pretrained: bool = True) -> Network:
+    """The network of `training.objective`, with new weights.
+
+    `pretrained`: the backbone has those of the file that the config names; False: all are random, for a network that
+    gets its weights elsewhere.
+    """
+    detector = config.detector if pretrained else without_pretrained_weights(config.detector)
+    return Detector(detector) if config.training.objective == "detection" else BranchPretraining(detector)
+
+
+def network_from(config: RunConfig, weights: Path) -> tuple[Network, PartsFound]:
+    """A new network with the parts that a weights file has. Raises InputRefused as `load_parts` does."""
+    network = network_of(config, pretrained="camera" not in parts_of(weights))
+    return network, load_parts(network, weights)
+
+
+def without_pretrained_weights(config: DetectorConfig) -> DetectorConfig:
+    """A run's own weights hold the backbone's: the file that they once came from may be on another machine."""
+    if config.camera is None:
+        return config
+    backbone = replace(config.camera.backbone, weights=None)
+    return replace(config, camera=replace(config.camera, backbone=backbone))

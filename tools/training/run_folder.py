@@ -20,7 +20,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
@@ -29,10 +28,11 @@ import torch
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
-from perception.detector import Detector, DetectorConfig
+from perception.detector import Detector
 from perception.weights import load_weights
 from tools.run_config import RunConfig, config_to_json, read_config
 from tools.training.checkpoint import newest_checkpoint
+from tools.training.network import without_pretrained_weights
 
 _PACKAGES = ("bevel", "torch", "numpy", "spconv-cu120", "open3d", "opencv-python", "nuscenes-devkit", "transformers")
 
@@ -129,14 +129,6 @@ def refuse_no_run(run: Path) -> None:
     """Raise InputRefused for a folder that is no run."""
     if not RunFolder(run).config.is_file():
         raise InputRefused(f"{run} is no run folder: it has no config.json (bevel train writes one).")
-
-
-def without_pretrained_weights(config: DetectorConfig) -> DetectorConfig:
-    """The run's own weights hold the backbone's: the file that they once came from may be on another machine."""
-    if config.camera is None:
-        return config
-    backbone = replace(config.camera.backbone, weights=None)
-    return replace(config, camera=replace(config.camera, backbone=backbone))
 
 
 def describe_environment() -> dict[str, object]:

@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.synthetic.config import WorldConfig
+from datasets.version import bevel_version
 
 _STATE, _DISCARDED = "state.json", "discarded"
 
@@ -153,7 +153,7 @@ def remove_remains(root: Path) -> None:
 
 
 def _state_of(config: WorldConfig) -> str:
-    return json.dumps({"bevel": version("bevel"), "program": _program(), **asdict(config)}, indent=2) + "\n"
+    return json.dumps({"bevel": bevel_version(), "program": _program(), **asdict(config)}, indent=2) + "\n"
 
 
 @lru_cache(maxsize=1)
