@@ -129,7 +129,9 @@ def _counted(names: Iterable[str], also_in: Container[str] | None = None) -> dic
 
 
 def _part(name: str) -> str:
-    return name.split(".", 1)[0]
+    """The first word; what a head has for the radars' velocities is apart: it depends on the radar branch."""
+    first, *others = name.split(".")
+    return f"{first}.radar" if "radar" in others else first
 
 
 def _in_words(parts: Mapping[str, int]) -> str:
