@@ -1,6 +1,6 @@
 """A LogFrame: one instant of a log, as the sensors gave it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -47,6 +47,24 @@ class PointSweep:
 
 
 @dataclass(frozen=True)
+class MergedSweeps:
+    """A LiDAR's sweeps in the ego frame of their frame's instant (`datasets.sensors.sweeps.merge_lidar_sweeps`).
+
+    `points`: x, y, z; intensity scaled to 0..1; age in seconds. One sweep's behind another's, newest first; `sizes`:
+    how many each has. `close_radius` (metres): nearer points were left out.
+    """
+
+    points: Float32[Tensor, "P 5"]
+    sizes: tuple[int, ...]
+    close_radius: float
+
+    def newest(self, count: int) -> "MergedSweeps":
+        """Only the newest `count` sweeps, or all where there are fewer."""
+        sizes = self.sizes[:count]
+        return MergedSweeps(self.points[: sum(sizes)], sizes, self.close_radius)
+
+
+@dataclass(frozen=True)
 class Annotations:
     """The annotated boxes of a frame, in global, float64, with only the ten detection classes.
 
@@ -70,6 +88,9 @@ class LogFrame:
     channel, newest first. `annotations` is None where the log has none (a test split, a fresh recording).
     A channel that is absent from the dictionaries has an entry in `faults` that says why. `impairments`: what
     a channel that is there has lost all the same, an earlier sweep that could not be read, points that are not finite.
+    `merged_lidar` has, by channel, LiDARs whose sweeps a reader moved while it read them: no sweep of theirs is in
+    `lidar_sweeps`. Such a frame is for `make_sample`; what works on sweeps takes `raw_lidar_sweeps`.
+    Raises ValueError for a channel in both.
     """
 
     token: str
@@ -84,3 +105,20 @@ class LogFrame:
     annotations: Annotations | None
     faults: tuple[SensorFault, ...]
     impairments: tuple[SensorFault, ...] = ()
+    merged_lidar: dict[str, MergedSweeps] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if both := self.lidar_sweeps.keys() & self.merged_lidar.keys():
+            raise ValueError(f"frame {self.token}: {', '.join(sorted(both))} in lidar_sweeps and in merged_lidar")
+
+    @property
+    def raw_lidar_sweeps(self) -> dict[str, tuple[PointSweep, ...]]:
+        """`lidar_sweeps`, for what works on them. Raises ValueError where a LiDAR would only seem not to be there."""
+        self.refuse_merged_lidar()
+        return self.lidar_sweeps
+
+    def refuse_merged_lidar(self) -> None:
+        """Raise ValueError where a LiDAR's sweeps are not as they were recorded."""
+        if self.merged_lidar:
+            names = ", ".join(self.merged_lidar)
+            raise ValueError(f"frame {self.token}: its reader merged the sweeps of {names}, raw ones are needed")

@@ -49,7 +49,9 @@ def check_lidar(root: Path, version: str) -> None:
     for token in reader.frame_tokens("all"):
         frame = reader.frame(token)
         moving = moving_sweeps(frame, LIDAR_CHANNEL, frame.lidar_sweeps[LIDAR_CHANNEL])
-        points = merge_lidar_sweeps(in_sensor_frame(frame, LIDAR_CHANNEL, moving), close_radius=1.0).numpy()
+        points = merge_lidar_sweeps(
+            in_sensor_frame(frame, LIDAR_CHANNEL, moving), close_radius=1.0, at_most=SWEEPS
+        ).points.numpy()
         expected, ages = LidarPointCloud.from_file_multisweep(
             devkit, devkit.get("sample", token), LIDAR_CHANNEL, LIDAR_CHANNEL, nsweeps=SWEEPS, min_distance=1.0
         )
@@ -124,10 +126,11 @@ def test_a_return_is_moved_by_its_velocity_in_the_target() -> None:
 
 
 def test_no_sweep_and_an_empty_sweep_give_no_point() -> None:
-    assert merge_lidar_sweeps([], close_radius=1.0).shape == (0, 5)
+    assert merge_lidar_sweeps([], close_radius=1.0, at_most=0).points.shape == (0, 5)
     assert merge_radar_sweeps([], kept=NO_RADAR_FILTER, move_by_velocity=True).shape == (0, 19)
     empty = MovingSweep(torch.zeros(0, 5), from_yaw(0.0), 0.0)
-    assert merge_lidar_sweeps([empty, empty], close_radius=1.0).shape == (0, 5)
+    merged = merge_lidar_sweeps([empty, empty], close_radius=1.0, at_most=2)
+    assert (merged.points.shape, merged.sizes) == ((0, 5), (0, 0))
 
 
 def test_missing_sweeps_are_told_and_padded_if_asked(synthetic_root: Path) -> None:

@@ -27,15 +27,21 @@ _LARGE_TABLES = 100 * 2**20  # smaller ones are read within two seconds
 
 
 def open_reader(
-    data_root: str | Path, version: str | None, config: SampleConfig, *, channels: Collection[str] = CHANNELS
+    data_root: str | Path,
+    version: str | None,
+    config: SampleConfig,
+    *,
+    channels: Collection[str] = CHANNELS,
+    merge_lidar: bool = False,
 ) -> NuScenesReader | ShardReader:
     """A reader of frames with all that samples of this config need, from tables or from shards.
 
-    Files of other channels than `channels` are not read. Raises InputRefused as `open_tables` and `ShardReader` do,
-    and for shards of another version or with less in them than the config asks for.
+    Files of other channels than `channels` are not read. `merge_lidar`: frames are wanted for their samples alone, so
+    that the LiDAR's sweeps may be moved while they are read; those of shards are not. Raises InputRefused as
+    `open_tables` and `ShardReader` do, and for shards of another version or with less in them than the config asks for.
     """
     if not holds_shards(data_root):
-        return open_tables(Path(data_root), version, config, channels=channels)
+        return open_tables(Path(data_root), version, config, channels=channels, merge_lidar=merge_lidar)
     reader = ShardReader(str(data_root))
     if version not in (None, reader.version):
         raise InputRefused(f"{data_root} holds shards of {reader.version}, not of {version}.")
@@ -50,12 +56,18 @@ def open_reader(
 
 
 def open_tables(
-    data_root: Path, version: str | None, config: SampleConfig | None, *, channels: Collection[str] = CHANNELS
+    data_root: Path,
+    version: str | None,
+    config: SampleConfig | None,
+    *,
+    channels: Collection[str] = CHANNELS,
+    merge_lidar: bool = False,
 ) -> NuScenesReader:
     """A reader of nuScenes' tables with all that samples of this config need; with None, of keyframes' own readings.
 
-    Files of other channels than `channels` are not read. Raises InputRefused for a root or a version that is not
-    there, and for tables that contradict themselves.
+    Files of other channels than `channels` are not read; with `merge_lidar` the LiDAR's sweeps are moved while they
+    are (`NuScenesReader`). Raises InputRefused for a root or a version that is not there, and for tables that
+    contradict themselves.
     """
     with _ReadingTables() as progress:
         if config is None:
@@ -70,6 +82,7 @@ def open_tables(
             history=(config.ego_states - 1) * EGO_STATE_STEP,
             history_step=EGO_STATE_STEP,
             channels=channels,
+            merge_lidar=config.close_radius if merge_lidar else None,
             progress=progress,
         )
 
@@ -88,7 +101,7 @@ def open_dataset(
 
     Raises InputRefused for a root, a version or a split that is not there, and for tables that contradict themselves.
     """
-    reader = open_reader(data_root, version, config, channels=config.channels)
+    reader = open_reader(data_root, version, config, channels=config.channels, merge_lidar=True)
     tokens = reader.frame_tokens(split)
     return FusionDataset(reader, tokens, config, augmentation=augmentation, seed=seed, earlier_frames=earlier_frames)
 

@@ -113,7 +113,9 @@ def pretraining_config(arguments: PretrainArguments) -> RunConfig:
 
 def _pretrain(arguments: PretrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
     settings = config.training
-    reader = open_reader(arguments.data_root, arguments.version, config.sample, channels=config.sample.channels)
+    reader = open_reader(
+        arguments.data_root, arguments.version, config.sample, channels=config.sample.channels, merge_lidar=True
+    )
     split = arguments.split or split_of_reader(reader, "pretrain")
     tokens = reader.frame_tokens(split)
     dataset = FusionDataset(reader, tokens, config.sample, augmentation=settings.augmentation, seed=settings.seed)

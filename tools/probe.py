@@ -150,7 +150,9 @@ def _cells(
     networks: Mapping[str, BranchPretraining], config: RunConfig, arguments: ProbeArguments, split: str
 ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """Sample by sample: what stands in each of its N cells (N, L), and each network's features there (N, 3, C)."""
-    reader = open_reader(arguments.data_root, arguments.version, config.sample, channels=config.sample.channels)
+    reader = open_reader(
+        arguments.data_root, arguments.version, config.sample, channels=config.sample.channels, merge_lidar=True
+    )
     tokens = reader.frame_tokens(split)
     step = max(1, -(-len(tokens) // arguments.samples))
     dataset = FusionDataset(reader, tokens[::step], config.sample)

@@ -138,7 +138,9 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
     settings = config.training
     if arguments.val_split is not None:
         tables_root(arguments.data_root)
-    reader = open_reader(arguments.data_root, arguments.version, config.sample, channels=config.sample.channels)
+    reader = open_reader(
+        arguments.data_root, arguments.version, config.sample, channels=config.sample.channels, merge_lidar=True
+    )
     split = arguments.split or split_of_reader(reader, "train")
     tokens = reader.frame_tokens(split)
     dataset = FusionDataset(

@@ -28,7 +28,7 @@ class SensorDropout:
         """The channels that are dropped."""
         recorded = (
             [(channel, self.camera) for channel in sorted(frame.images)]
-            + [(channel, self.lidar) for channel in sorted(frame.lidar_sweeps)]
+            + [(channel, self.lidar) for channel in sorted(frame.lidar_sweeps.keys() | frame.merged_lidar.keys())]
             + [(channel, self.radar) for channel in sorted(frame.radar_sweeps)]
         )
         draws = torch.rand(len(recorded), generator=generator, dtype=torch.float64).tolist()
@@ -44,5 +44,6 @@ def without_channels(frame: LogFrame, dropped: frozenset[str]) -> LogFrame:
         frame,
         images={channel: image for channel, image in frame.images.items() if channel not in dropped},
         lidar_sweeps={channel: sweeps for channel, sweeps in frame.lidar_sweeps.items() if channel not in dropped},
+        merged_lidar={channel: sweeps for channel, sweeps in frame.merged_lidar.items() if channel not in dropped},
         radar_sweeps={channel: sweeps for channel, sweeps in frame.radar_sweeps.items() if channel not in dropped},
     )

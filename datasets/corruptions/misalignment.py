@@ -30,6 +30,7 @@ class Misaligned:
         """See `Corruption`."""
         if self.degrees == 0 and self.metres == 0:
             return frame
+        frame.refuse_merged_lidar()
         placed = dict(frame.rig.ego_from_sensor)
         for channel in placed.keys() & set(self.channels):
             draws = generator_of(seed, "misaligned", frame.scene_name, channel)
@@ -72,7 +73,7 @@ class Late:
         return replace(
             frame,
             images=images,
-            lidar_sweeps=_outdated(frame.lidar_sweeps, earlier.lidar_sweeps, late),
+            lidar_sweeps=_outdated(frame.raw_lidar_sweeps, earlier.raw_lidar_sweeps, late),
             radar_sweeps=_outdated(frame.radar_sweeps, earlier.radar_sweeps, late),
         )
 

@@ -67,7 +67,7 @@ def _through_the_air(rays_cam: Float64[Array, "h w 3"], frame: LogFrame, channel
 
 def _standing_points(frame: LogFrame, channel: str) -> tuple[Float64[Array, "P 3"], Bool[Array, "P"]] | None:
     """LiDAR points above the ground in cam, and which of them the sweep's top beams met; None without a LiDAR."""
-    sweeps = frame.lidar_sweeps.get(LIDAR_CHANNEL, ())
+    sweeps = frame.raw_lidar_sweeps.get(LIDAR_CHANNEL, ())
     if not sweeps or not len(sweeps[0].points):
         return None
     points = torch.cat([sweeps[0].points[:, :3].double(), torch.ones(len(sweeps[0].points), 1)], dim=1)

@@ -93,4 +93,4 @@ def with_changed_sweeps(
             for channel, sweeps in sweeps_by_channel.items()
         }
 
-    return replace(frame, lidar_sweeps=changed(frame.lidar_sweeps), radar_sweeps=changed(frame.radar_sweeps))
+    return replace(frame, lidar_sweeps=changed(frame.raw_lidar_sweeps), radar_sweeps=changed(frame.radar_sweeps))

@@ -109,7 +109,7 @@ def with_told_poses(frame: LogFrame, told: Callable[[int, Transform], Transform]
             channel: replace(image, global_from_ego=pose(image.timestamp_us, image.global_from_ego))
             for channel, image in frame.images.items()
         },
-        lidar_sweeps=sweeps(frame.lidar_sweeps),
+        lidar_sweeps=sweeps(frame.raw_lidar_sweeps),
         radar_sweeps=sweeps(frame.radar_sweeps),
         ego_states=tuple(
             replace(state, global_from_ego=pose(state.timestamp_us, state.global_from_ego))
@@ -122,6 +122,6 @@ def _readings(frame: LogFrame) -> list[tuple[int, Transform]]:
     """Time and true pose of everything that the frame holds, its own last."""
     found = [(state.timestamp_us, state.global_from_ego) for state in frame.ego_states]
     found += [(image.timestamp_us, image.global_from_ego) for image in frame.images.values()]
-    for by_channel in (frame.lidar_sweeps, frame.radar_sweeps):
+    for by_channel in (frame.raw_lidar_sweeps, frame.radar_sweeps):
         found += [(s.timestamp_us, s.global_from_ego) for of_channel in by_channel.values() for s in of_channel]
     return [*found, (frame.timestamp_us, frame.global_from_ego)]

@@ -41,14 +41,31 @@ class SweepFile(NamedTuple):
     dropped: str
 
 
-def read_lidar_sweep(root: Path, filename: str) -> SweepFile:
-    """The points (P, 5: LIDAR_FIELDS) of a `.pcd.bin` file: float32 x 5, sensor frame.
+class ReadBuffer:
+    """Memory that one file after another is read into: the little that a sweep needs stays in the processor's cache.
+
+    Not for several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def room(self, size: int) -> NDArray[np.uint8]:
+        """So many bytes; what was read before is lost."""
+        if size > len(self._memory):
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size]
+
+
+def read_lidar_sweep(root: Path, filename: str, buffer: ReadBuffer | None = None) -> SweepFile:
+    """The points (P, 5: LIDAR_FIELDS) of a `.pcd.bin` file: float32 x 5, sensor frame. With a `buffer` they may lie in
+    it, until the next file is read.
 
     A file that was cut between two points cannot be told from a whole one: nuScenes' own sweeps hold whole firings of
     32 beams, but a LiDAR that writes only the beams that came back does not.
     Raises SensorFileError (see `read_file`; TRUNCATED, IMPLAUSIBLE, NO_FINITE_POINTS).
     """
-    content = _read_bytes(root, filename)
+    content = _read_bytes(root, filename, buffer or ReadBuffer())
     point_bytes = 4 * len(LIDAR_FIELDS)
     if len(content) % point_bytes:
         detail = f"{filename}: {len(content)} bytes are no whole number of points of {point_bytes} bytes"
@@ -148,10 +165,10 @@ def read_file(root: Path, filename: str) -> bytes:
     NOT_A_REGULAR_FILE, EMPTY_FILE, IMPLAUSIBLE (too large) or TRUNCATED (it shrinks while it is read), and InputRefused
     where the path leads out of the root.
     """
-    return _read_bytes(root, filename).tobytes()
+    return _read_bytes(root, filename, ReadBuffer()).tobytes()
 
 
-def _read_bytes(root: Path, filename: str) -> NDArray[np.uint8]:
+def _read_bytes(root: Path, filename: str, buffer: ReadBuffer) -> NDArray[np.uint8]:
     """What `read_file` says, in memory that may be written to: points need no copy."""
     descriptor = _open(root, filename)
     try:
@@ -162,7 +179,7 @@ def _read_bytes(root: Path, filename: str) -> NDArray[np.uint8]:
             raise SensorFileError(FaultReason.EMPTY_FILE, f"{filename}: the file is empty")
         if status.st_size > _MAX_FILE_BYTES:
             raise SensorFileError(FaultReason.IMPLAUSIBLE, f"{filename}: {status.st_size} bytes are too many")
-        content = np.empty(status.st_size, np.uint8)
+        content = buffer.room(status.st_size)
         # One read may give less than all, on a network's disk above all.
         done = 0
         while done < len(content):

@@ -1,6 +1,7 @@
 """From a nuScenes v1.0 dataroot to LogFrames."""
 
 from collections.abc import Callable, Collection, Iterable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from calibration.rig import EgoState, SensorRig
 from calibration.transforms import Transform, from_quaternion
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.faults import FaultReason, SensorFault, SensorFileError
-from datasets.frames import Annotations, CameraImage, LogFrame, PointSweep
+from datasets.frames import Annotations, CameraImage, LogFrame, MergedSweeps, PointSweep
 from datasets.nuscenes.annotations import annotations_of
 from datasets.nuscenes.can_bus import GpsTrack, VehicleMotion, read_gps, read_vehicle_motion
 from datasets.nuscenes.ego_motion import PoseTrack, past_states
@@ -21,6 +22,7 @@ from datasets.nuscenes.files import SweepFile, read_image_bytes, read_lidar_swee
 from datasets.nuscenes.index.opening import BuildProgress, open_index
 from datasets.nuscenes.index.records import NuScenesIndex, SceneRecords
 from datasets.nuscenes.splits import scenes_of_split
+from datasets.nuscenes.sweep_files import RecordedSweep, SweepFaults, read_merged_lidar, read_sweeps
 from datasets.nuscenes.tables import find_version
 
 _SweepReader = Callable[[Path, str], SweepFile]
@@ -35,7 +37,8 @@ class NuScenesReader:
     `lidar_sweeps` and `radar_sweeps` count the keyframe's own; earlier ones come from the same scene only.
     `history` and `history_step` (seconds) space the ego states before the frame. Files of other channels than
     `channels` are not opened, and such a channel is never a fault. `progress` hears how far the index of the tables
-    is, where it has to be built first.
+    is, where it has to be built first. With `merge_lidar`, a radius in metres, LiDAR sweeps are moved while they are
+    read (`LogFrame.merged_lidar`), without the points nearer than that: for samples, which are the same in less time.
     Raises InputRefused where the tables are not usable (datasets.nuscenes.index.checks).
     """
 
@@ -49,6 +52,7 @@ class NuScenesReader:
         history: float = 2.0,
         history_step: float = 0.5,
         channels: Collection[str] = CHANNELS,
+        merge_lidar: float | None = None,
         progress: BuildProgress | None = None,
     ) -> None:
         if lidar_sweeps < 1 or radar_sweeps < 1 or history < 0 or history_step <= 0:
@@ -58,6 +62,7 @@ class NuScenesReader:
         self.index: NuScenesIndex = open_index(root, self.version, progress)
         self._lidar_sweeps, self._radar_sweeps = lidar_sweeps, radar_sweeps
         self._history, self._history_step = history, history_step
+        self._merge_lidar = merge_lidar
         self._channels = tuple(channel for channel in CHANNELS if channel in channels)
         # What belongs to a scene is kept for the few scenes last asked for: frames are read scene by scene.
         self._scene_contexts: dict[str, _SceneContext] = {}
@@ -65,6 +70,12 @@ class NuScenesReader:
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: it maps the same index, and reads what belongs to a scene itself."""
         return self.__dict__ | {"_scene_contexts": {}}
+
+    def with_raw_lidar(self) -> "NuScenesReader":
+        """The same frames with the LiDAR's sweeps as they were recorded."""
+        reader = copy(self)
+        reader._merge_lidar = None
+        return reader
 
     @property
     def scene_names(self) -> tuple[str, ...]:
@@ -94,7 +105,7 @@ class NuScenesReader:
         recorded = _keyframes(self.index, scene, sample)
         rows = {channel: recorded[channel] for channel in self._channels if channel in recorded}
         faults: list[SensorFault] = []
-        impairments: list[SensorFault] = []
+        found = SweepFaults(faults, [])
         for channel in self._channels:
             if channel not in rows:
                 detail = f"sample_data.json has no keyframe of {channel} for sample {token}"
@@ -105,8 +116,14 @@ class NuScenesReader:
                 images[channel] = self._image(scene, rows[channel])
             except SensorFileError as error:
                 faults.append(SensorFault(channel, error.reason, error.detail))
-        lidar = self._sweeps(scene, (LIDAR_CHANNEL,), rows, self._lidar_sweeps, read_lidar_sweep, faults, impairments)
-        radar = self._sweeps(scene, RADAR_CHANNELS, rows, self._radar_sweeps, read_radar_sweep, faults, impairments)
+        lidar: dict[str, tuple[PointSweep, ...]] = {}
+        merged: dict[str, MergedSweeps] = {}
+        if self._merge_lidar is None:
+            lidar = self._sweeps(scene, (LIDAR_CHANNEL,), rows, self._lidar_sweeps, read_lidar_sweep, found)
+        elif LIDAR_CHANNEL in rows:
+            sweeps = self._merged(scene, sample, rows[LIDAR_CHANNEL], self._merge_lidar, found)
+            merged = {LIDAR_CHANNEL: sweeps} if sweeps.sizes else {}
+        radar = self._sweeps(scene, RADAR_CHANNELS, rows, self._radar_sweeps, read_radar_sweep, found)
         timestamp_us = int(scene.samples.timestamp[sample])
         global_from_ego = pose_of(scene, int(scene.samples.reference[sample]))
         return LogFrame(
@@ -121,7 +138,8 @@ class NuScenesReader:
             radar_sweeps=radar,
             annotations=self.annotations(token),
             faults=tuple(faults),
-            impairments=tuple(impairments),
+            impairments=tuple(found.impairments),
+            merged_lidar=merged,
         )
 
     def earlier_tokens(self, token: str, count: int) -> tuple[str, ...]:
@@ -160,29 +178,38 @@ class NuScenesReader:
         rows: dict[str, int],
         count: int,
         read: _SweepReader,
-        faults: list[SensorFault],
-        impairments: list[SensorFault],
+        found: SweepFaults,
     ) -> dict[str, tuple[PointSweep, ...]]:
-        """Each channel's newest sweeps. Without the keyframe's own a channel is absent; an earlier one is left out."""
+        """Each channel's newest sweeps; one that has none is absent."""
         result: dict[str, tuple[PointSweep, ...]] = {}
         for channel in filter(rows.__contains__, channels):
-            sweeps: list[PointSweep] = []
-            for age, row in enumerate(_row_and_earlier(scene, rows[channel], count)):
-                try:
-                    points, dropped = read(self.root, self.index.filename(scene.sample_data, row))
-                except SensorFileError as error:
-                    fault = SensorFault(channel, error.reason, error.detail)
-                    if age == 0:
-                        faults.append(fault)
-                        break
-                    impairments.append(fault)
-                else:
-                    sweeps.append(PointSweep(int(scene.sample_data.timestamp[row]), pose_of(scene, row), points))
-                    if dropped:
-                        impairments.append(SensorFault(channel, FaultReason.NONFINITE_POINTS, dropped))
+            records, chain = scene.sample_data, _row_and_earlier(scene, rows[channel], count)
+            filenames = [self.index.filename(records, row) for row in chain]
+            sweeps = tuple(
+                PointSweep(int(records.timestamp[chain[place]]), pose_of(scene, chain[place]), points)
+                for place, points in read_sweeps(self.root, channel, filenames, read, found)
+            )
             if sweeps:
-                result[channel] = tuple(sweeps)
+                result[channel] = sweeps
         return result
+
+    def _merged(
+        self, scene: SceneRecords, sample: int, row: int, close_radius: float, found: SweepFaults
+    ) -> MergedSweeps:
+        records, chain = scene.sample_data, _row_and_earlier(scene, row, self._lidar_sweeps)
+        return read_merged_lidar(
+            self.root,
+            LIDAR_CHANNEL,
+            [
+                RecordedSweep(self.index.filename(records, each), int(records.timestamp[each]), pose_of(scene, each))
+                for each in chain
+            ],
+            found,
+            timestamp_us=int(scene.samples.timestamp[sample]),
+            global_from_ego=pose_of(scene, int(scene.samples.reference[sample])),
+            ego_from_sensor=ego_from_sensor_of(self.index, scene, row),
+            close_radius=close_radius,
+        )
 
     def _ego_states(self, scene: SceneRecords, frame_us: int, global_from_ego: Transform) -> tuple[EgoState, ...]:
         track, motion, gps = self._scene_context(scene)

@@ -16,7 +16,7 @@ from calibration.transforms import Transform, invert
 from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL, RADAR_CHANNELS
 from datasets.faults import SensorFault, SensorFileError
-from datasets.frames import Annotations, LogFrame
+from datasets.frames import Annotations, LogFrame, MergedSweeps
 from datasets.samples.ego_motion import ego_motion_rows
 from datasets.samples.sample import RadarFields, Sample, radar_point_fields
 from datasets.sensors.picture_change import PictureChange
@@ -130,8 +130,9 @@ def _of_channels(faults: Iterable[SensorFault], config: SampleConfig) -> tuple[S
 def _sweep_counts(frame: LogFrame, config: SampleConfig) -> tuple[tuple[str, int], ...]:
     counts = []
     if config.lidar_channel is not None:
-        count = len(frame.lidar_sweeps.get(config.lidar_channel, ()))
-        counts.append((config.lidar_channel, min(count, config.lidar_sweeps)))
+        merged = frame.merged_lidar.get(config.lidar_channel)
+        sweeps = frame.lidar_sweeps.get(config.lidar_channel, ()) if merged is None else merged.sizes
+        counts.append((config.lidar_channel, min(len(sweeps), config.lidar_sweeps)))
     for channel in config.radar_channels:
         counts.append((channel, min(len(frame.radar_sweeps.get(channel, ())), config.radar_sweeps)))
     return tuple(counts)
@@ -176,14 +177,31 @@ def _cameras(
 
 
 def lidar_points(frame: LogFrame, config: SampleConfig) -> Float32[Tensor, "P 5"]:
-    """The points of the LiDAR's sweeps (LIDAR_POINT_FIELDS) in ego."""
+    """The points of the LiDAR's sweeps (LIDAR_POINT_FIELDS) in ego, whether a reader merged them or not.
+
+    Raises ValueError where the reader that merged them left out points of another `close_radius`.
+    """
     if config.lidar_channel is None:
         return torch.zeros(0, 5)
-    sweeps = frame.lidar_sweeps.get(config.lidar_channel, ())[: config.lidar_sweeps]
-    if config.pad_lidar_sweeps and sweeps:
-        sweeps += (config.lidar_sweeps - len(sweeps)) * sweeps[:1]
-    moving = moving_sweeps(frame, config.lidar_channel, sweeps)
-    return thinned(merge_lidar_sweeps(moving, close_radius=config.close_radius), config.max_lidar_points)
+    merged = _merged(frame, config.lidar_channel, config)
+    points, missing = merged.points, config.lidar_sweeps - len(merged.sizes)
+    if config.pad_lidar_sweeps and merged.sizes and missing:
+        points = torch.cat([points, *[merged.newest(1).points] * missing])
+    return thinned(points, config.max_lidar_points)
+
+
+def _merged(frame: LogFrame, channel: str, config: SampleConfig) -> MergedSweeps:
+    """The newest sweeps of the LiDAR, as many as the config asks for."""
+    merged = frame.merged_lidar.get(channel)
+    if merged is None:
+        moving = moving_sweeps(frame, channel, frame.lidar_sweeps.get(channel, ())[: config.lidar_sweeps])
+        return merge_lidar_sweeps(moving, close_radius=config.close_radius, at_most=len(moving))
+    if merged.close_radius != config.close_radius:
+        raise ValueError(
+            f"frame {frame.token}: its reader left out points of {channel} nearer than {merged.close_radius} m, the "
+            f"config asks for {config.close_radius} m"
+        )
+    return merged.newest(config.lidar_sweeps)
 
 
 def thinned(cloud: Float32[Tensor, "P 5"], most: int) -> Float32[Tensor, "Q 5"]:

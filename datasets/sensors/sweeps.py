@@ -3,7 +3,7 @@
 The arithmetic is float64, only the result is float32: poses in global lie kilometres from the origin.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from calibration.transforms import Transform
 from datasets.compiled import compiled
-from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS, LogFrame, PointSweep
+from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS, LogFrame, MergedSweeps, PointSweep
 
 # Columns of moved radar returns. Positions and velocities in the target frame, everything else as the radar gave it.
 RADAR_RETURN_FIELDS: tuple[str, ...] = (*RADAR_FIELDS, "age")
@@ -72,29 +72,55 @@ def moving_sweeps(frame: LogFrame, channel: str, sweeps: Sequence[PointSweep]) -
     """Sweeps of a channel on their way into the ego frame at the frame's instant, by the vehicle's own motion."""
     if not sweeps:
         return []
-    global_from_ego = torch.stack([sweep.global_from_ego for sweep in sweeps])
-    ego_from_sensor = frame.rig.ego_from_sensor[channel]
-    targets = torch.empty_like(global_from_ego)
-    _write_targets(frame.global_from_ego.numpy(), global_from_ego.numpy(), ego_from_sensor.numpy(), targets.numpy())
+    poses, ego_from_sensor = [sweep.global_from_ego for sweep in sweeps], frame.rig.ego_from_sensor[channel]
     return [
-        MovingSweep(sweep.points, target, (frame.timestamp_us - sweep.timestamp_us) * 1e-6)
-        for sweep, target in zip(sweeps, targets, strict=True)
+        MovingSweep(sweep.points, target_from_sensor, seconds_between(sweep.timestamp_us, frame.timestamp_us))
+        for sweep, target_from_sensor in zip(sweeps, moves(frame.global_from_ego, poses, ego_from_sensor), strict=True)
     ]
 
 
-def merge_lidar_sweeps(sweeps: Sequence[MovingSweep], *, close_radius: float) -> Float32[Tensor, "P 5"]:
-    """The points of all sweeps (x, y, z in the target frame; intensity scaled to 0..1; age), one sweep after another.
+def moves(
+    global_from_target: Transform, global_from_ego: Sequence[Transform], ego_from_sensor: Transform
+) -> tuple[Transform, ...]:
+    """target_from_sensor at each ego pose, of which there is one at least. (All at once: by itself each takes longer
+    than half of the moving.)
+    """
+    poses = torch.stack(list(global_from_ego))
+    targets = torch.empty_like(poses)
+    _write_targets(global_from_target.numpy(), poses.numpy(), ego_from_sensor.numpy(), targets.numpy())
+    return targets.unbind()
+
+
+def seconds_between(timestamp_us: int, later_us: int) -> float:
+    """How old what was measured at a time is at a later one."""
+    return (later_us - timestamp_us) * 1e-6
+
+
+def merge_lidar_sweeps(sweeps: Iterable[MovingSweep], *, close_radius: float, at_most: int) -> MergedSweeps:
+    """The points of `at_most` sweeps or fewer, moved into the target frame, one sweep after another.
 
     Points nearer to their sensor than `close_radius` in both x and y (metres) are left out: the devkit's rule
-    (`PointCloud.remove_close`), a square around the sensor.
+    (`PointCloud.remove_close`), a square around the sensor. Each sweep is moved before the next is asked for, which
+    may lie in the same memory.
     """
-    merged = np.empty((sum(len(sweep.points) for sweep in sweeps), len(LIDAR_FIELDS)), np.float32)
+    merged = np.empty((0, len(LIDAR_FIELDS)), np.float32)
+    sizes: list[int] = []
     count = 0
     for sweep in sweeps:
-        matrix = sweep.target_from_sensor.numpy()
-        points = sweep.points.numpy()
+        points, matrix = sweep.points.numpy(), sweep.target_from_sensor.numpy()
+        if count + len(points) > len(merged):
+            # Room for this one and those to come, which have about as many points.
+            to_come = max(at_most - len(sizes), 1) * len(points)
+            larger = np.empty((count + to_come, len(LIDAR_FIELDS)), np.float32)
+            larger[:count] = merged[:count]
+            merged = larger
+        before = count
         count = _move_lidar(points, matrix, np.float32(close_radius), np.float32(sweep.age), merged, count)
-    return torch.from_numpy(merged[:count])
+        sizes.append(count - before)
+    # Rows left over stay in memory for as long as the points do. A quarter is usual, points on the vehicle; of sweeps
+    # that never came there may be more.
+    used = merged[:count] if 2 * count >= len(merged) else merged[:count].copy()
+    return MergedSweeps(torch.from_numpy(used), tuple(sizes), close_radius)
 
 
 def merge_radar_sweeps(

@@ -24,6 +24,7 @@ from datasets.sensors.npy_file import read_npy
 _FRAME = "frame.json"
 _ANNOTATIONS = "annotations"  # the field of a LogFrame, and how the names of its files begin
 _FORMAT = 1
+_MADE_WHILE_READ = "merged_lidar"  # the field that frames of raw sweeps do not have: only those are packed
 _INLINE_NUMBERS = 16
 _PNG_START = b"\x89PNG"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64}
@@ -34,7 +35,11 @@ class BadShard(Exception):
 
 
 def files_of_frame(frame: LogFrame) -> dict[str, bytes]:
-    """File names (`frame.json`, `images.CAM_FRONT.jpg` ...) and contents; JSON first."""
+    """File names (`frame.json`, `images.CAM_FRONT.jpg` ...) and contents; JSON first.
+
+    Raises ValueError where a LiDAR's sweeps are merged.
+    """
+    frame.refuse_merged_lidar()
     files: dict[str, bytes] = {}
     content = {"format": _FORMAT, "frame": _packed(frame, "", files)}
     return {_FRAME: json.dumps(content, allow_nan=False).encode()} | files
@@ -86,7 +91,7 @@ def _frame_content(files: Mapping[str, bytes]) -> dict[str, Any]:
 def _packed(value: Any, name: str, files: dict[str, bytes]) -> Any:
     """A value as JSON has it; what is large goes into `files`, under the name of its place in the frame."""
     if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        fields = {name: getattr(value, name) for name in _packed_fields(type(value))}
         return {key: _packed(item, _joined(name, key), files) for key, item in fields.items()}
     if isinstance(value, Mapping):
         return {key: _packed(item, _joined(name, key), files) for key, item in value.items()}
@@ -144,8 +149,11 @@ def _unpacked(value: Any, kind: Any, files: Mapping[str, bytes]) -> Any:
 def _unpacked_dataclass(value: Any, kind: Any, files: Mapping[str, bytes]) -> Any:
     hints = get_type_hints(kind)
     content = _expected(value, dict)
-    names = [field.name for field in dataclasses.fields(kind)]
-    return kind(**{name: _unpacked(content[name], hints[name], files) for name in names})
+    return kind(**{name: _unpacked(content[name], hints[name], files) for name in _packed_fields(kind)})
+
+
+def _packed_fields(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind) if field.name != _MADE_WHILE_READ]
 
 
 def _expected(value: Any, kind: type) -> Any:

@@ -89,6 +89,6 @@ def bench_base_sample(
             "all": whole,
         }
         times = interleaved(steps, rounds, repeats)
-    sweeps = sum(len(sweeps) for sweeps in frame.lidar_sweeps.values())
+    sweeps = sum(count for channel, count in plain.sweep_counts if channel == config.lidar_channel)
     sensors = (len(frame.images), sweeps, len(frame.radar_sweeps))
     return BaseSampleFigures(sensors, objects, fmean(pasted) if pasted else 0.0, times)

@@ -17,12 +17,11 @@ from calibration.transforms import from_quaternion, transform_points
 from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.frames import CameraImage, LogFrame
-from datasets.nuscenes.files import read_lidar_sweep
 from datasets.nuscenes.reader import NuScenesReader
+from datasets.nuscenes.sweep_files import RecordedSweep, SweepFaults, read_merged_lidar
 from datasets.samples.batch import PointBatch
 from datasets.sensors.picture_change import PictureChange
 from datasets.sensors.points_in_boxes import points_in_boxes
-from datasets.sensors.sweeps import merge_lidar_sweeps, moving_sweeps
 from datasets.synthetic.config import WorldConfig
 from perception.voxelize import VoxelGrid, voxelize
 from tools.benchmarks.base_sample import BaseSampleFigures, bench_base_sample
@@ -73,7 +72,9 @@ def bench_samples(*, rounds: int = 5, repeats: int = 5, world: Path | None = Non
             return bench_samples(rounds=rounds, repeats=repeats, world=Path(folder) / "world")
     with one_thread():
         config = base().sample
-        reader = NuScenesReader(world, lidar_sweeps=_SWEEPS, radar_sweeps=config.radar_sweeps)
+        reader = NuScenesReader(
+            world, lidar_sweeps=_SWEEPS, radar_sweeps=config.radar_sweeps, merge_lidar=config.close_radius
+        )
         token = reader.frame_tokens("all")[-1]
         frame = reader.frame(token)
         comparisons = (
@@ -95,20 +96,24 @@ def _bench_sweeps(root: Path, reader: NuScenesReader, frame: LogFrame, rounds: i
     rows = [devkit.get("sample_data", sample["data"][LIDAR_CHANNEL])]
     while rows[-1]["prev"] and len(rows) < _SWEEPS:
         rows.append(devkit.get("sample_data", rows[-1]["prev"]))
-    names = [row["filename"] for row in rows]
     poses = [devkit.get("ego_pose", row["ego_pose_token"]) for row in rows]
 
     def bevel() -> torch.Tensor:
         # With the matrices of the poses, which the devkit makes anew each time as well.
-        sweeps = [
-            replace(
-                sweep,
-                points=read_lidar_sweep(root, name).points,
-                global_from_ego=from_quaternion(pose["rotation"], pose["translation"]),
-            )
-            for sweep, name, pose in zip(frame.lidar_sweeps[LIDAR_CHANNEL], names, poses, strict=True)
+        recorded = [
+            RecordedSweep(row["filename"], row["timestamp"], from_quaternion(pose["rotation"], pose["translation"]))
+            for row, pose in zip(rows, poses, strict=True)
         ]
-        return merge_lidar_sweeps(moving_sweeps(frame, LIDAR_CHANNEL, sweeps), close_radius=1.0)
+        return read_merged_lidar(
+            root,
+            LIDAR_CHANNEL,
+            recorded,
+            SweepFaults([], []),
+            timestamp_us=frame.timestamp_us,
+            global_from_ego=frame.global_from_ego,
+            ego_from_sensor=frame.rig.ego_from_sensor[LIDAR_CHANNEL],
+            close_radius=1.0,
+        ).points
 
     def by_devkit() -> NDArray[np.float32]:
         cloud, _ = LidarPointCloud.from_file_multisweep(
@@ -121,7 +126,7 @@ def _bench_sweeps(root: Path, reader: NuScenesReader, frame: LogFrame, rounds: i
     merged = bevel()
     off = float((merged[:, :3].double() - in_ego).abs().max()) if len(merged) == len(in_ego) else math.inf
     times = interleaved({"bevel": bevel, "nuscenes-devkit": by_devkit}, rounds, repeats)
-    work = f"{len(names)} LiDAR sweeps read, checked and moved, {len(merged)} points"
+    work = f"{len(rows)} LiDAR sweeps read, checked and moved, {len(merged)} points"
     agreement = Agreement(f"same points, at most {off:.1e} m apart, bound {_SWEEP_METRES:.0e}", off <= _SWEEP_METRES)
     return Comparison.of(work, times, agreement)
 
@@ -131,7 +136,7 @@ def _bench_points_in_boxes(frame: LogFrame, rounds: int, repeats: int) -> Compar
     from nuscenes.utils.geometry_utils import points_in_box
     from pyquaternion import Quaternion
 
-    cloud = merge_lidar_sweeps(moving_sweeps(frame, LIDAR_CHANNEL, frame.lidar_sweeps[LIDAR_CHANNEL]), close_radius=1.0)
+    cloud = frame.merged_lidar[LIDAR_CHANNEL].points
     boxes = _scattered_boxes()
     devkit_boxes = [
         Box(center.tolist(), size.tolist(), Quaternion(axis=[0, 0, 1], angle=float(yaw)))
@@ -220,7 +225,7 @@ def _bench_voxels(frame: LogFrame, rounds: int, repeats: int) -> Comparison:
     from spconv.pytorch.utils import PointToVoxel
 
     detector = base().detector
-    cloud = merge_lidar_sweeps(moving_sweeps(frame, LIDAR_CHANNEL, frame.lidar_sweeps[LIDAR_CHANNEL]), close_radius=1.0)
+    cloud = frame.merged_lidar[LIDAR_CHANNEL].points
     bev, z_range, height = replace(detector.grid, cell_size=0.075), (-5.0, 3.0), 0.2
     grid = VoxelGrid(bev, z_range, 40)
     lows, highs = zip(bev.x_range, bev.y_range, z_range, strict=True)

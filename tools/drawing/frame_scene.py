@@ -46,7 +46,7 @@ def _ego_from_sweep(frame: LogFrame, channel: str, sweep: PointSweep) -> Transfo
 
 def _lidar_points(frame: LogFrame) -> Float32[Tensor, "P 3"]:
     clouds = [torch.zeros(0, 3)]
-    for channel, sweeps in frame.lidar_sweeps.items():
+    for channel, sweeps in frame.raw_lidar_sweeps.items():
         if sweeps:
             clouds.append(transform_points(_ego_from_sweep(frame, channel, sweeps[0]), sweeps[0].points[:, :3]))
     return torch.cat(clouds)

@@ -121,7 +121,7 @@ def _reading(frame: LogFrame, channel: str) -> str | None:
     """What the sensor gave, in a few words; None where it gave nothing."""
     if channel in frame.images:
         return f"{(frame.images[channel].timestamp_us - frame.timestamp_us) * 1e-3:+.0f} ms"
-    sweeps = frame.lidar_sweeps.get(channel) or frame.radar_sweeps.get(channel)
+    sweeps = frame.raw_lidar_sweeps.get(channel) or frame.radar_sweeps.get(channel)
     if not sweeps:
         return None
     offset = f"{(sweeps[0].timestamp_us - frame.timestamp_us) * 1e-3:+.0f} ms"

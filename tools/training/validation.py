@@ -102,7 +102,7 @@ class Validation:
         return {token: _boxes(all_rows[all_rows[:, 0] == place[token]]) for token in self._tokens}
 
     def _picture(self, detector: Detector) -> UInt8[Tensor, "H W 3"]:
-        frame = self._reader.frame(self._tokens[0])
+        frame = self._reader.with_raw_lidar().frame(self._tokens[0])
         boxes, _ = detect_frame(detector, self._config.sample, frame)
         grid = self._config.detector.grid
         view = BevView.fitting(grid.x_range, grid.y_range, _PICTURE_SIDE, _PICTURE_SIDE)
