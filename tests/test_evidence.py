@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from datasets.augmentation.augmenter import Augmentation
+from datasets.augmentation.bev import BevAugmentation
 from datasets.faults import InputRefused
 from perception.fusion.early import EarlyFusionConfig
 from perception.tasks.depth import DepthTaskConfig
@@ -20,7 +22,7 @@ from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained, read_evidence, write_evidence
 from tools.evidence_studies import STUDIES, Study, Variant, config_digest, trials_in_order, variants
 from tools.exit_codes import ExitCode
-from tools.run_config import RunConfig, config_from_json, config_to_json, write_config
+from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
 
 BASIS = EvidenceBasis("config", "v1.0-mini", "mini_train", "mini_val", 8, 80, 2, 20, "samples", 600)
 
@@ -152,7 +154,9 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     write_dataset(root, ("scene-0061", "scene-0103"), keyframes=1)
     # Nothing that chooses weights on the split that is reported: every row has the same steps.
     given = small_config(1)
-    write_config(config, replace(given, training=replace(given.training, validate_every=1, patience=1)))
+    turned = Augmentation(bev=BevAugmentation())
+    training = replace(given.training, validate_every=1, patience=1, augmentation=turned)
+    write_config(config, replace(given, training=training))
     words = ["evidence", str(output), "--data-root", str(root), "--config", str(config), "--steps", "1", "--seeds", "1"]
     words += ["--jobs", "1", "--device", "cpu", "--split", "scene-0061", "--val-split", "scene-0103", "--studies"]
     assert main([*words, "losses"]) == ExitCode.FINE
@@ -177,6 +181,15 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     assert (output / "evidence.json").read_bytes() == before
     assert main([*words[:-1], "--studies", "losses", "--val-split", "scene-0061"]) == ExitCode.INPUT_REFUSED
     assert "nothing would be held out" in capsys.readouterr().err
+    # What is learnt from samples as recorded is not compared with what is learnt from turned ones.
+    assert main([*words, "losses", "--no-augmentation"]) == ExitCode.INPUT_REFUSED
+    assert "holds trainings with config" in capsys.readouterr().err
+    run = next(iter((output / "runs").iterdir()))
+    assert read_config(run / "config.json").training.augmentation == turned
+    other = [words[0], str(tmp_path / "other"), *words[2:-1], "--no-augmentation", "--studies", "tasks"]
+    assert main(other) == ExitCode.FINE
+    for path in (tmp_path / "other" / "runs").glob("*/config.json"):
+        assert read_config(path).training.augmentation is None
 
 
 @pytest.mark.slow

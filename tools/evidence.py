@@ -50,6 +50,9 @@ class EvidenceArguments:
     """Training steps of each variant."""
     seeds: int = 3
     """Each variant is trained with the seeds 0, 1 ..."""
+    no_augmentation: bool = False
+    """Neither augmentation nor modality dropout (but where a study asks for it): right where few samples are seen
+    twice."""
     version: str | None = None
     """The folder of tables, if there are several."""
     split: str | None = None
@@ -81,6 +84,8 @@ def evidence(arguments: EvidenceArguments) -> Path:
     config = preset_or_config(arguments.config)
     # All have one budget, and scores on the split that is reported choose no weights.
     training = replace(config.training, steps=arguments.steps, epochs=None, validate_every=None, patience=None)
+    if arguments.no_augmentation:
+        training = replace(training, augmentation=None, modality_dropout=0.0)
     config = replace(config, training=training)
     rows = {study: variants(study, config) for study in arguments.studies}
     reader = open_tables(tables_root(arguments.data_root), arguments.version, config.sample)
