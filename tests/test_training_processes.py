@@ -46,6 +46,9 @@ def config_of(batch_size: int, accumulate: int) -> RunConfig:
 
 HEADS: dict[str, Callable[[RunConfig], RunConfig]] = {
     "center head": lambda config: config,
+    "center head, sgd": lambda config: replace(
+        config, training=replace(config.training, optimizer="sgd", learning_rate=1e-3)
+    ),
     "query heads of each sensor, depth": lambda config: replace(
         config,
         detector=replace(
@@ -84,10 +87,13 @@ def test_processes_and_accumulation_give_the_run_of_the_large_batch(
         "processes": run_of(nuscenes_root, tmp_path / "processes", HEADS[kind](config_of(1, 2)), processes=2),
     }
     for name, run in parts.items():
-        for column in ("loss", "gradient_norm", "learning_rate"):
+        # Adam's first step is as large for what rounding leaves of a gradient as for the gradient: its third gradient
+        # is of weights that differ where no gradient was, 2.6e-5 in norm; the losses do not show it.
+        exact = ("loss", "learning_rate") if kind == "center head" else ("loss", "learning_rate", "gradient_norm")
+        for column in exact:
             difference = (numbers(run, column) / numbers(whole, column) - 1).abs().max()
             assert difference < 1e-5, (name, column)
-    if kind != "center head":  # Adam makes much of what rounding leaves of a gradient that is 0
+    if kind != "center head":
         weights, of_processes = (load_file(run / "weights.safetensors") for run in (whole, parts["processes"]))
         assert max(float((weights[name] - of_processes[name]).abs().max()) for name in weights) < 1e-6
 
