@@ -68,7 +68,11 @@ def demo(arguments: DemoArguments) -> Path:
     # In so few steps a world that stands as it was recorded is learnt better than one that is turned and mirrored anew
     # for every step. Sensors are dropped as the preset says: the network shall know what it is to miss one.
     config = tiny()
-    config = replace(config, training=replace(config.training, augmentation=None))
+    training = replace(config.training, augmentation=None)
+    if not arguments.from_scratch:
+        # So few keyframes shall add to what many have taught, and not take its place.
+        training = replace(training, learning_rate=training.learning_rate / 3)
+    config = replace(config, training=training)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "demo-config.json"
     write_config(path, config)
