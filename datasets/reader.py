@@ -2,8 +2,9 @@
 
 Samples, training, prediction and pictures need nothing else. A LogFrame says the rest by itself: which channels there
 are (names as nuScenes has them, since a network's views are in that order), cameras of any size, sweeps in the frame
-of their sensor, and a fault for each of the twelve channels that is not there. Two things are nuScenes' own and go by
-its tables: replay in recorded order (datasets/nuscenes/recording.py) and the official metric.
+of their sensor (a LiDAR's merged ones in ego, where a reader is told to merge them), and a fault for each of the twelve
+channels that is not there. Two things are nuScenes' own and go by its tables: replay in recorded order
+(datasets/nuscenes/recording.py) and the official metric.
 """
 
 from typing import Protocol, runtime_checkable

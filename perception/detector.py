@@ -129,15 +129,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class _Frame:
-    """One frame by itself, up to the fusion of its sensors; `motion`: the pose's embedding; `velocities`: the radars',
-    for the head.
-    """
+    """One frame by itself, up to the fusion of its sensors; `motion`: the pose's embedding."""
 
     bev: Float[Tensor, "B C Y X"]
     modality_weights: Float[Tensor, "B M Y X"] | None
     modality_bevs: Float[Tensor, "B 3 C Y X"]
     motion: Float[Tensor, "B C"]
-    velocities: Float[Tensor, "B W Y X"] | None
     availability: Bool[Tensor, "B 4"]
     images: ImageFeatures | None
 
@@ -200,9 +197,9 @@ class Detector(nn.Module):
         """
         frame = self._frame(batch)
         if self.temporal is None:
-            return self._predictions(frame, frame.bev)
+            return self._predictions(frame, frame.bev, batch)
         earlier = self._remembered(batch.previous[: self.config.earlier_frames])
-        return self._predictions(frame, self.temporal(frame.remembered(batch), earlier))
+        return self._predictions(frame, self.temporal(frame.remembered(batch), earlier), batch)
 
     def step(self, batch: Batch, memory: FrameBevs | None) -> tuple[Predictions, FrameBevs | None]:
         """Run the network on the next frames of a stream, in recorded order (on the road: one); `Batch.previous` plays
@@ -213,11 +210,11 @@ class Detector(nn.Module):
         """
         frame = self._frame(batch)
         if self.temporal is None:
-            return self._predictions(frame, frame.bev), None
+            return self._predictions(frame, frame.bev, batch), None
         now, count = frame.remembered(batch), self.config.earlier_frames
         history = now.detached() if memory is None else memory.followed_by(now.detached())
         bev = self.temporal(now, along_stream(history, len(now), count))
-        return self._predictions(frame, bev), history.rows(range(max(len(history) - count, 0), len(history)))
+        return self._predictions(frame, bev, batch), history.rows(range(max(len(history) - count, 0), len(history)))
 
     @torch.no_grad()
     def _remembered(self, batches: Sequence[Batch]) -> list[FrameBevs]:
@@ -248,14 +245,16 @@ class Detector(nn.Module):
             motion = torch.zeros(len(availability), self.config.channels, device=availability.device)
         stacked = self._stack(bevs, availability)
         bev, weights = self.fusion(stacked, motion, availability)
-        # Of no radar at all: zeros, as where no return is.
-        velocities = None if self.radar is None else self.radar.velocities(batch.radar)
-        return _Frame(bev, weights, stacked, motion, velocities, availability, images)
+        return _Frame(bev, weights, stacked, motion, availability, images)
 
-    def _predictions(self, frame: _Frame, bev: Float[Tensor, "B C Y X"]) -> Predictions:
+    def _predictions(self, frame: _Frame, bev: Float[Tensor, "B C Y X"], batch: Batch) -> Predictions:
+        velocities = None
+        if self.radar is not None:
+            # Of a sample without any radar: zeros, as where no return is.
+            velocities = self.radar.velocities(points_of(batch.radar, batch.radar_available.any(dim=1)))
         return Predictions(
             bev=bev,
-            head=self._head_outputs(bev, frame),
+            head=self._head_outputs(bev, frame, velocities),
             modality_weights=frame.modality_weights,
             modality_bevs=frame.modality_bevs,
             availability=frame.availability,
@@ -313,13 +312,13 @@ class Detector(nn.Module):
         weighted: Losses = self.task_weights(losses)
         return weighted
 
-    def _head_outputs(self, bev: Float[Tensor, "B C Y X"], frame: _Frame) -> HeadOutputs | SensorOutputs:
+    def _head_outputs(
+        self, bev: Float[Tensor, "B C Y X"], frame: _Frame, velocities: Float[Tensor, "B W Y X"] | None
+    ) -> HeadOutputs | SensorOutputs:
         if isinstance(self.head, SensorHeads):
-            of_sensors: SensorOutputs = self.head(
-                frame.modality_bevs, frame.motion, frame.availability, frame.velocities
-            )
+            of_sensors: SensorOutputs = self.head(frame.modality_bevs, frame.motion, frame.availability, velocities)
             return of_sensors
-        outputs: HeadOutputs = self.head(bev, frame.velocities)
+        outputs: HeadOutputs = self.head(bev, velocities)
         return outputs
 
     def _detection_losses(self, predictions: Predictions, boxes: Sequence[Boxes3D], counts: Counts | None) -> Losses:

@@ -33,8 +33,8 @@ class RadarConfig:
     A radar does not measure height: z_range only has to hold the sensors' own. fields: the columns of the points that
     the branch takes (`datasets.samples.sample.radar_point_fields`): seven, or everything that a radar says, for filters
     that leave to the network what they would otherwise throw away. velocity_windows: sides of the squares of cells
-    around a box, odd, whose mean velocities the head reads beside its features (perception/radar_velocities.py); none:
-    it does not.
+    around a box, odd and rising, whose mean velocities the head reads beside its features
+    (perception/radar_velocities.py); none: it does not.
     """
 
     width: int = 64
@@ -47,8 +47,9 @@ class RadarConfig:
     def __post_init__(self) -> None:
         if self.width < 1 or self.blocks < 0 or not self.z_range[0] < self.z_range[1]:
             raise ValueError("width must be at least 1, blocks not negative, and z_range must rise")
-        if any(window < 1 or window % 2 == 0 for window in self.velocity_windows):
-            raise ValueError(f"velocity_windows must be odd numbers of cells, not {list(self.velocity_windows)}")
+        windows = self.velocity_windows
+        if any(window < 1 or window % 2 == 0 for window in windows) or sorted(set(windows)) != list(windows):
+            raise ValueError(f"velocity_windows must be odd numbers of cells that rise, not {list(windows)}")
 
     @property
     def velocity_columns(self) -> int:

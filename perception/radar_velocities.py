@@ -10,13 +10,14 @@ from datasets.samples.sample import RADAR_POINT_FIELDS
 from perception.voxelize import VoxelGrid, voxelize
 
 _VELOCITY = [RADAR_POINT_FIELDS.index("vx_comp"), RADAR_POINT_FIELDS.index("vy_comp")]
+_FASTEST = 40.0  # m/s along an axis, as for the radar branch itself
 COLUMNS_OF_WINDOW = 3
 """vx, vy and whether there is any return."""
 
 
 def velocities_around(points: PointBatch, grid: VoxelGrid, windows: tuple[int, ...]) -> Float32[Tensor, "B W Y X"]:
     """Of each window (an odd number of cells, centred on the cell): the mean compensated velocity of the returns in it
-    (vx, vy; m/s, ego) and 1, or 0, 0 and 0 where there is none.
+    (vx, vy; m/s, ego, each held to 40 m/s) and 1, or 0, 0 and 0 where there is none.
 
     A radar measures the one thing of a box that no single picture or sweep shows. Through sparse convolutions, neck,
     fusion and trunk it has a long way to the box, on which the losses of places and sizes are louder (docs/evidence.md
@@ -24,7 +25,9 @@ def velocities_around(points: PointBatch, grid: VoxelGrid, windows: tuple[int, .
     points: columns begin with RADAR_POINT_FIELDS. `grid`: one layer.
     """
     voxels = voxelize(points, grid)
-    velocities, counts = voxels.points[:, _VELOCITY], voxels.counts[:, None].to(torch.float32)
+    # One return that is wrong by far must not drown the others.
+    velocities = voxels.points[:, _VELOCITY].clamp(-_FASTEST, _FASTEST)
+    counts = voxels.counts[:, None].to(torch.float32)
     rows, columns = grid.bev.shape
     sample, _, row, column = voxels.indices.long().unbind(dim=1)
     sums = points.points.new_zeros(points.batch_size, rows, columns, COLUMNS_OF_WINDOW)

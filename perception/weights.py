@@ -89,8 +89,17 @@ class PartsFound:
 
 
 def parts_of(path: Path) -> frozenset[str]:
-    """The parts (`camera`, `head`, ...) that a weights file has. Raises InputRefused where it cannot be read."""
-    return frozenset(map(_part, _read(path)))
+    """The parts (`camera`, `head`, ...) that a weights file has, of which no tensor is read.
+
+    Raises InputRefused where it cannot be opened.
+    """
+    if not path.is_file():
+        raise InputRefused(f"{path}: there is no such weights file.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return frozenset(map(_part, file.keys()))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputRefused(f"{path} is not a readable weights file: {error}. Copy or train it again.") from error
 
 
 def load_parts(network: nn.Module, path: Path) -> PartsFound:

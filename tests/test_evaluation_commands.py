@@ -117,7 +117,7 @@ def test_compare_refuses_what_is_not_comparable(
     # Of the checkpoint that comes with Bevel: where bevel evaluate puts what it makes of it.
     run_folder(Path("runs") / "tiny", "all", results[1])
     assert main(["compare", "tiny", of_all, *root]) == ExitCode.FINE
-    assert capsys.readouterr().out.startswith("A: runs/tiny/evaluation-all/results.json\n")
+    assert capsys.readouterr().out.startswith("A: runs/shipped-tiny/evaluation-all/results.json\n")
 
 
 def test_nds_of_published_columns() -> None:

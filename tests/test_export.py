@@ -79,9 +79,15 @@ def test_onnxruntime_gives_what_the_detector_gives(kind: FusionKind, query: bool
     # Other numbers and other gaps than those that the graph was made with; NaN of an absent sensor reaches nothing.
     fresh = example_inputs(detector, 6, (32, 64), 5, torch.Generator().manual_seed(7))
     no_lidar = replace(fresh, lidar_bev=fresh.lidar_bev * torch.nan, lidar_available=torch.zeros(1, dtype=torch.bool))
+    off = {"radar_available": torch.zeros(1, dtype=torch.bool)}
+    no_radar = replace(
+        fresh, radar_bev=fresh.radar_bev * torch.nan, radar_velocities=fresh.radar_velocities * torch.nan, **off
+    )
     blind = replace(fresh, camera_available=torch.zeros(1, 6, dtype=torch.bool))
-    for case in (*cases, no_lidar, blind):
+    for case in (*cases, no_lidar, no_radar, blind):
         assert largest_difference(graph, part, case) < 1e-4
+    silent = replace(fresh, radar_bev=0 * fresh.radar_bev, radar_velocities=0 * fresh.radar_velocities, **off)
+    assert all(a.equal(b) for a, b in zip(run_graph(graph, no_radar), run_graph(graph, silent), strict=True))
     # The sensors do have a say: it is not all constants that agree.
     whole, without = run_graph(graph, fresh), run_graph(graph, blind)
     assert (whole[0] - without[0]).abs().max() > 1e-3

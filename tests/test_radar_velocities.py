@@ -114,7 +114,38 @@ def test_a_detector_without_windows_or_without_radars_has_no_such_layer() -> Non
         assert not any("regress.radar" in name for name in names)
 
 
-@pytest.mark.parametrize("windows", [(0,), (1, 2), (3, -1)])
-def test_windows_are_odd(windows: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("windows", [(0,), (1, 2), (3, -1), (5, 3), (3, 3)])
+def test_windows_are_odd_and_rise(windows: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="velocity_windows must be odd"):
         RadarConfig(velocity_windows=windows)
+
+
+def test_one_return_that_is_wrong_by_far_does_not_drown_the_others() -> None:
+    points = torch.zeros(4, 7)
+    points[:, 4] = 6.0
+    mad = points.clone()
+    mad[0, 4:6] = torch.tensor([1e30, -1e4])
+    sane, found = (velocities_around(PointBatch.of([cloud]), GRID, (1, 3)) for cloud in (points, mad))
+    assert found.abs().max() <= 40.0
+    row, column = 4, 6
+    assert sane[0, :, row, column].tolist() == [6.0, 0.0, 1.0] * 2
+    assert found[0, :, row, column].tolist() == [14.5, -10.0, 1.0] * 2
+
+
+def test_a_head_that_reads_velocities_gets_them_and_no_other_does() -> None:
+    features, velocities = torch.zeros(2, 4), torch.zeros(2, 6)
+    for built, given in ((6, None), (0, velocities)):
+        with pytest.raises(ValueError, match="both or neither"):
+            BoxRegressor(4, 8, groups=1, quality=False, velocities=built)(features, given)
+
+
+@pytest.mark.parametrize("query", [False, True])
+def test_the_detectors_losses_reach_the_layers_for_velocities(query: bool) -> None:
+    detector = heads_of("concat", query=query).train()
+    batch = random_batch(1, torch.Generator().manual_seed(0))
+    everywhere = detector.config.grid.centers().view(-1, 2)
+    cloud = torch.cat([everywhere, torch.zeros(len(everywhere), 2), torch.ones(len(everywhere), 3)], dim=1)
+    batch = replace(batch, radar=PointBatch.of([cloud]))
+    detector.losses(detector(batch), batch).total.backward()
+    for layer in (detector.head.regress.radar.hidden, detector.head.regress.radar.speed):
+        assert layer.weight.grad.abs().sum() > 0

@@ -28,7 +28,7 @@ def test_a_run_of_that_name_goes_first_and_another_folder_is_not_in_the_way(
     monkeypatch.chdir(tmp_path)
     shipped = run_or_shipped(Path("tiny"))
     assert shipped.is_absolute()
-    assert folder_of_outputs(shipped) == Path("runs/tiny")
+    assert folder_of_outputs(shipped) == Path("runs/shipped-tiny")
     Path("tiny").mkdir()
     (Path("tiny") / "map.png").touch()
     assert run_or_shipped(Path("tiny")) == shipped
@@ -48,7 +48,7 @@ def test_it_finds_objects_of_a_world_that_it_has_never_seen(
     before = {path: path.stat().st_mtime_ns for path in shipped.rglob("*")}
     words = ["evaluate", "tiny", "--data-root", str(synthetic_root), "--device", "cpu", "--bootstrap", "0"]
     assert main(words) == ExitCode.FINE
-    output = Path("runs/tiny/evaluation-mini_val")
+    output = Path("runs/shipped-tiny/evaluation-mini_val")
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
     summary = json.loads((output / "metrics_summary.json").read_text())
     # Three keyframes of pictures 160 pixels wide: little to see, and far more than nothing.
@@ -57,7 +57,7 @@ def test_it_finds_objects_of_a_world_that_it_has_never_seen(
     # What a linear layer reads in its branches goes to the same place.
     words = ["probe", "tiny", "--data-root", str(synthetic_root), "--samples", "1", "--device", "cpu"]
     assert main(words) == ExitCode.FINE
-    output = Path("runs/tiny/probe-mini_val.json")
+    output = Path("runs/shipped-tiny/probe-mini_val.json")
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
     (row,) = json.loads(output.read_text())
     assert row["before"] != row["after"]

@@ -97,7 +97,8 @@ def open_dataset(
     seed: int = 0,
     earlier_frames: int = 0,
 ) -> FusionDataset:
-    """The samples of a split in the order of the recording, with so many earlier frames each.
+    """The samples of a split in the order of the recording, with so many earlier frames each. (The frames that the data
+    set's reader gives have a LiDAR's sweeps merged, `LogFrame.merged_lidar`.)
 
     Raises InputRefused for a root, a version or a split that is not there, and for tables that contradict themselves.
     """

@@ -24,5 +24,7 @@ def run_or_shipped(run: Path) -> Path:
 
 
 def folder_of_outputs(run: Path) -> Path:
-    """Where to put what is made of a run, unless told otherwise: with it, but nothing into Bevel's own folder."""
-    return Path("runs") / run.name if run.parent == _FOLDER else run
+    """Where to put what is made of a run, unless told otherwise: with it; of a shipped one, neither into Bevel's own
+    folder nor among the user's runs of that preset.
+    """
+    return Path("runs") / f"shipped-{run.name}" if run.parent == _FOLDER else run

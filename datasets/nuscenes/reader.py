@@ -104,18 +104,17 @@ class NuScenesReader:
         scene, sample = self._found(token)
         recorded = _keyframes(self.index, scene, sample)
         rows = {channel: recorded[channel] for channel in self._channels if channel in recorded}
-        faults: list[SensorFault] = []
-        found = SweepFaults(faults, [])
+        found = SweepFaults([], [])
         for channel in self._channels:
             if channel not in rows:
                 detail = f"sample_data.json has no keyframe of {channel} for sample {token}"
-                faults.append(SensorFault(channel, FaultReason.NOT_RECORDED, detail))
+                found.faults.append(SensorFault(channel, FaultReason.NOT_RECORDED, detail))
         images: dict[str, CameraImage] = {}
         for channel in filter(rows.__contains__, CAMERA_CHANNELS):
             try:
                 images[channel] = self._image(scene, rows[channel])
             except SensorFileError as error:
-                faults.append(SensorFault(channel, error.reason, error.detail))
+                found.faults.append(SensorFault(channel, error.reason, error.detail))
         lidar: dict[str, tuple[PointSweep, ...]] = {}
         merged: dict[str, MergedSweeps] = {}
         if self._merge_lidar is None:
@@ -137,7 +136,7 @@ class NuScenesReader:
             lidar_sweeps=lidar,
             radar_sweeps=radar,
             annotations=self.annotations(token),
-            faults=tuple(faults),
+            faults=tuple(found.faults),
             impairments=tuple(found.impairments),
             merged_lidar=merged,
         )

@@ -24,7 +24,7 @@ class RecordedSweep(NamedTuple):
 
 
 class SweepFaults(NamedTuple):
-    """What is found while sweeps of a frame are read: `faults` of its own ones, `impairments` by earlier ones."""
+    """What is found while a frame is read: `faults` for which a channel is not there, `impairments` that it has."""
 
     faults: list[SensorFault]
     impairments: list[SensorFault]

@@ -153,7 +153,8 @@ def _unpacked_dataclass(value: Any, kind: Any, files: Mapping[str, bytes]) -> An
 
 
 def _packed_fields(kind: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind) if field.name != _MADE_WHILE_READ]
+    unpacked = _MADE_WHILE_READ if kind is LogFrame else None
+    return [field.name for field in dataclasses.fields(kind) if field.name != unpacked]
 
 
 def _expected(value: Any, kind: type) -> Any:

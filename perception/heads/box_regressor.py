@@ -26,6 +26,8 @@ class BoxRegressor(nn.Sequential):
         self, features: Float[Tensor, "*K C"], velocities: Float[Tensor, "*K W"] | None = None
     ) -> Float[Tensor, "*K G N"]:
         """The numbers of each group's box at each place."""
+        if (self.radar is None) != (velocities is None):
+            raise ValueError("this head reads the radars' velocities: give it both or neither of layers and velocities")
         hidden, start = self[0](features), None
         if self.radar is not None and velocities is not None:
             velocities = velocities.to(features.dtype)

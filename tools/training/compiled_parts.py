@@ -17,7 +17,7 @@ def compile_dense_parts(network: Network, *, backend: str = "inductor") -> None:
     step and for each shape once. Sparse convolutions, voxels, the view transform and losses stay as they are.
 
     The modules stay where they are: weights keep their names, copies (the moving average) are not compiled.
-    Raises InputRefused where torch finds no compiler.
+    Raises InputRefused where there is no C++ compiler for kernels of the CPU.
     """
     if next(network.parameters()).device.type == "cpu" and not _has_compiler():
         raise InputRefused(

@@ -28,13 +28,14 @@ import torch
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
+from datasets.version import bevel_version
 from perception.detector import Detector
 from perception.weights import load_weights
 from tools.run_config import RunConfig, config_to_json, read_config
 from tools.training.checkpoint import newest_checkpoint
 from tools.training.network import without_pretrained_weights
 
-_PACKAGES = ("bevel", "torch", "numpy", "spconv-cu120", "open3d", "opencv-python", "nuscenes-devkit", "transformers")
+_PACKAGES = ("torch", "numpy", "spconv-cu120", "open3d", "opencv-python", "nuscenes-devkit", "transformers")
 
 _HELD: set[IO[str]] = set()
 """The files whose locks this process holds."""
@@ -133,7 +134,7 @@ def refuse_no_run(run: Path) -> None:
 
 def describe_environment() -> dict[str, object]:
     """What one needs to know to repeat a run: versions, git revision, machine, threads, the command line."""
-    packages = {}
+    packages = {"bevel": bevel_version()}
     for name in _PACKAGES:
         try:
             packages[name] = version(name)
