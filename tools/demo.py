@@ -70,8 +70,8 @@ def demo(arguments: DemoArguments) -> Path:
     config = tiny()
     training = replace(config.training, augmentation=None)
     if not arguments.from_scratch:
-        # So few keyframes shall add to what many have taught, and not take its place.
-        training = replace(training, learning_rate=training.learning_rate / 3)
+        # So few keyframes shall add to what many have taught, and not take its place (docs/evidence.md).
+        training = replace(training, learning_rate=training.learning_rate / 10)
     config = replace(config, training=training)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "demo-config.json"
