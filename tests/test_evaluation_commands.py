@@ -115,7 +115,7 @@ def test_compare_refuses_what_is_not_comparable(
     assert main(["compare", of_all, *root, run_folder(tmp_path / "c", "all", results[1])]) == ExitCode.FINE
     assert "10 draws of the 2 scenes of all" in capsys.readouterr().out
     # Of the checkpoint that comes with Bevel: where bevel evaluate puts what it makes of it.
-    run_folder(Path("runs") / "tiny", "all", results[1])
+    run_folder(Path("runs") / "shipped-tiny", "all", results[1])
     assert main(["compare", "tiny", of_all, *root]) == ExitCode.FINE
     assert capsys.readouterr().out.startswith("A: runs/shipped-tiny/evaluation-all/results.json\n")
 

@@ -258,7 +258,7 @@ def test_a_step_that_is_not_finite_changes_nothing(nuscenes_root: Path) -> None:
         )
 
     # The loss is not finite, and batch norm has seen the batch by then.
-    hook = detector.head.register_forward_pre_hook(lambda module, inputs: (inputs[0] * torch.inf,))
+    hook = detector.head.register_forward_pre_hook(lambda module, inputs: (inputs[0] * torch.inf, *inputs[1:]))
     assert not step(good)
     assert nothing_has_changed()
     hook.remove()
