@@ -161,7 +161,7 @@ def test_torchrun_restarts_a_killed_training_and_it_ends_in_the_same_bits(nuscen
     # torchrun starts them once more.
     write_config(tmp_path / "c.json", replace(config, training=replace(config.training, process_timeout=20.0)))
     assert torchrun(nuscenes_root, tmp_path, "whole", 0) == 0
-    assert torchrun(nuscenes_root, tmp_path, "killed", 3, FAULT="SIGKILL") == 0
+    assert torchrun(nuscenes_root, tmp_path, "killed", 8, FAULT="SIGKILL") == 0
     assert "from step 5\n" in (tmp_path / "killed" / "train.log").read_text()
     whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
     assert all(whole[name].equal(killed[name]) for name in whole)
