@@ -157,11 +157,9 @@ def torchrun(root: Path, folder: Path, name: str, restarts: int, **environment: 
 @pytest.mark.slow
 def test_torchrun_restarts_a_killed_training_and_it_ends_in_the_same_bits(nuscenes_root: Path, tmp_path: Path) -> None:
     config = small_config(12, checkpoint_interval=5)
-    # Started again, gloo's processes do not always find one another (torch 2.13): then the timeout ends them, and
-    # torchrun starts them once more.
     write_config(tmp_path / "c.json", replace(config, training=replace(config.training, process_timeout=20.0)))
     assert torchrun(nuscenes_root, tmp_path, "whole", 0) == 0
-    assert torchrun(nuscenes_root, tmp_path, "killed", 8, FAULT="SIGKILL") == 0
+    assert torchrun(nuscenes_root, tmp_path, "killed", 3, FAULT="SIGKILL") == 0
     assert "from step 5\n" in (tmp_path / "killed" / "train.log").read_text()
     whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
     assert all(whole[name].equal(killed[name]) for name in whole)

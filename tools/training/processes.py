@@ -9,6 +9,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as distributed
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from tools.devices import DeviceChoice, choose_device
 from tools.exit_codes import CommandFailed
@@ -77,12 +79,14 @@ def join_processes(choice: DeviceChoice, timeout_seconds: float) -> Iterator[Pro
     device = choose_device(choice, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_seconds)
-    )
+    restarts, timeout = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), timedelta(seconds=timeout_seconds)
+    store, rank, count = next(iter(rendezvous("env://", timeout=timeout)))
+    # The store is torchrun's and outlives a restart: there stand the addresses of the processes that died.
+    store = PrefixStore(f"after {restarts} restarts", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     try:
-        yield Processes(distributed.get_world_size(), distributed.get_rank(), device, restarted)
+        yield Processes(distributed.get_world_size(), distributed.get_rank(), device, restarts > 0)
     except RuntimeError as error:
         if _of_another_process(error):
             raise CommandFailed(
