@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
-from datasets.samples.batch import Batch, Modality
+from datasets.samples.batch import Batch, Modality, PointBatch
 from perception.absent_data import points_of, without_absent_data
 from perception.camera_branch import CameraBranch, CameraConfig
 from perception.cross_modal.alignment import CrossModalAlignment, CrossModalConfig
@@ -129,12 +129,13 @@ class Predictions:
 
 @dataclass(frozen=True)
 class _Frame:
-    """One frame by itself, up to the fusion of its sensors; `motion`: the pose's embedding."""
+    """One frame by itself, up to the fusion of its sensors; `motion`: the pose's embedding; `radar`: its returns."""
 
     bev: Float[Tensor, "B C Y X"]
     modality_weights: Float[Tensor, "B M Y X"] | None
     modality_bevs: Float[Tensor, "B 3 C Y X"]
     motion: Float[Tensor, "B C"]
+    radar: PointBatch
     availability: Bool[Tensor, "B 4"]
     images: ImageFeatures | None
 
@@ -197,9 +198,9 @@ class Detector(nn.Module):
         """
         frame = self._frame(batch)
         if self.temporal is None:
-            return self._predictions(frame, frame.bev, batch)
+            return self._predictions(frame, frame.bev)
         earlier = self._remembered(batch.previous[: self.config.earlier_frames])
-        return self._predictions(frame, self.temporal(frame.remembered(batch), earlier), batch)
+        return self._predictions(frame, self.temporal(frame.remembered(batch), earlier))
 
     def step(self, batch: Batch, memory: FrameBevs | None) -> tuple[Predictions, FrameBevs | None]:
         """Run the network on the next frames of a stream, in recorded order (on the road: one); `Batch.previous` plays
@@ -210,11 +211,11 @@ class Detector(nn.Module):
         """
         frame = self._frame(batch)
         if self.temporal is None:
-            return self._predictions(frame, frame.bev, batch), None
+            return self._predictions(frame, frame.bev), None
         now, count = frame.remembered(batch), self.config.earlier_frames
         history = now.detached() if memory is None else memory.followed_by(now.detached())
         bev = self.temporal(now, along_stream(history, len(now), count))
-        return self._predictions(frame, bev, batch), history.rows(range(max(len(history) - count, 0), len(history)))
+        return self._predictions(frame, bev), history.rows(range(max(len(history) - count, 0), len(history)))
 
     @torch.no_grad()
     def _remembered(self, batches: Sequence[Batch]) -> list[FrameBevs]:
@@ -245,16 +246,12 @@ class Detector(nn.Module):
             motion = torch.zeros(len(availability), self.config.channels, device=availability.device)
         stacked = self._stack(bevs, availability)
         bev, weights = self.fusion(stacked, motion, availability)
-        return _Frame(bev, weights, stacked, motion, availability, images)
+        return _Frame(bev, weights, stacked, motion, batch.radar, availability, images)
 
-    def _predictions(self, frame: _Frame, bev: Float[Tensor, "B C Y X"], batch: Batch) -> Predictions:
-        velocities = None
-        if self.radar is not None:
-            # Of a sample without any radar: zeros, as where no return is.
-            velocities = self.radar.velocities(points_of(batch.radar, batch.radar_available.any(dim=1)))
+    def _predictions(self, frame: _Frame, bev: Float[Tensor, "B C Y X"]) -> Predictions:
         return Predictions(
             bev=bev,
-            head=self._head_outputs(bev, frame, velocities),
+            head=self._head_outputs(bev, frame),
             modality_weights=frame.modality_weights,
             modality_bevs=frame.modality_bevs,
             availability=frame.availability,
@@ -312,9 +309,9 @@ class Detector(nn.Module):
         weighted: Losses = self.task_weights(losses)
         return weighted
 
-    def _head_outputs(
-        self, bev: Float[Tensor, "B C Y X"], frame: _Frame, velocities: Float[Tensor, "B W Y X"] | None
-    ) -> HeadOutputs | SensorOutputs:
+    def _head_outputs(self, bev: Float[Tensor, "B C Y X"], frame: _Frame) -> HeadOutputs | SensorOutputs:
+        # Of a sample without any radar they are zeros, as where no return is.
+        velocities = None if self.radar is None else self.radar.velocities(frame.radar)
         if isinstance(self.head, SensorHeads):
             of_sensors: SensorOutputs = self.head(frame.modality_bevs, frame.motion, frame.availability, velocities)
             return of_sensors

@@ -3,9 +3,11 @@
 import json
 import zlib
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -93,13 +95,8 @@ def parts_of(path: Path) -> frozenset[str]:
 
     Raises InputRefused where it cannot be opened.
     """
-    if not path.is_file():
-        raise InputRefused(f"{path}: there is no such weights file.")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return frozenset(map(_part, file.keys()))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputRefused(f"{path} is not a readable weights file: {error}. Copy or train it again.") from error
+    with _opened(path) as file:
+        return frozenset(map(_part, file.keys()))
 
 
 def load_parts(network: nn.Module, path: Path) -> PartsFound:
@@ -148,16 +145,23 @@ def _in_words(parts: Mapping[str, int]) -> str:
     return f"{sum(parts.values())} tensors{of}"
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, checksums verified."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; what fails while it is open raises InputRefused."""
     if not path.is_file():
         raise InputRefused(f"{path}: there is no such weights file.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise InputRefused(f"{path} is not a readable weights file: {error}. Copy or train it again.") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, checksums verified."""
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     if metadata.get("format") != _FORMAT:
         raise InputRefused(
             f"{path}: format {metadata.get('format')!r}, expected {_FORMAT!r}: not a Bevel weights file."

@@ -6,7 +6,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,15 +118,7 @@ def test_after_a_failure_the_others_put_their_work_away(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
-@pytest.fixture
-def _ctrl_c_interrupts() -> Iterator[None]:
-    """As at a terminal: a shell that starts tests in the background may have them ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_ctrl_c_interrupts")
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_lets_what_runs_put_its_work_away_and_begins_nothing(tmp_path: Path) -> None:
     jobs = waiting_and("finished_beside", tmp_path)
     never = Job("never", ("until_stopped", tmp_path / "none"), tmp_path / "never.log")

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -322,14 +322,6 @@ def test_a_missing_file_is_refused_or_counted(
         train(again)
     # Four steps see the frame more than once; it is one frame.
     assert "CAM_BACK           absent    missing_file            1" in capsys.readouterr().out
-
-
-@pytest.fixture
-def ctrl_c_interrupts() -> Iterator[None]:
-    """As in a terminal: a shell starts what runs in its background with SIGINT ignored, and Python leaves it so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c_interrupts")

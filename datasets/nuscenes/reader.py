@@ -22,7 +22,7 @@ from datasets.nuscenes.files import SweepFile, read_image_bytes, read_lidar_swee
 from datasets.nuscenes.index.opening import BuildProgress, open_index
 from datasets.nuscenes.index.records import NuScenesIndex, SceneRecords
 from datasets.nuscenes.splits import scenes_of_split
-from datasets.nuscenes.sweep_files import RecordedSweep, SweepFaults, read_merged_lidar, read_sweeps
+from datasets.nuscenes.sweep_files import FrameFaults, RecordedSweep, read_merged_lidar, read_sweeps
 from datasets.nuscenes.tables import find_version
 
 _SweepReader = Callable[[Path, str], SweepFile]
@@ -104,7 +104,7 @@ class NuScenesReader:
         scene, sample = self._found(token)
         recorded = _keyframes(self.index, scene, sample)
         rows = {channel: recorded[channel] for channel in self._channels if channel in recorded}
-        found = SweepFaults([], [])
+        found = FrameFaults([], [])
         for channel in self._channels:
             if channel not in rows:
                 detail = f"sample_data.json has no keyframe of {channel} for sample {token}"
@@ -177,7 +177,7 @@ class NuScenesReader:
         rows: dict[str, int],
         count: int,
         read: _SweepReader,
-        found: SweepFaults,
+        found: FrameFaults,
     ) -> dict[str, tuple[PointSweep, ...]]:
         """Each channel's newest sweeps; one that has none is absent."""
         result: dict[str, tuple[PointSweep, ...]] = {}
@@ -193,7 +193,7 @@ class NuScenesReader:
         return result
 
     def _merged(
-        self, scene: SceneRecords, sample: int, row: int, close_radius: float, found: SweepFaults
+        self, scene: SceneRecords, sample: int, row: int, close_radius: float, found: FrameFaults
     ) -> MergedSweeps:
         records, chain = scene.sample_data, _row_and_earlier(scene, row, self._lidar_sweeps)
         return read_merged_lidar(

@@ -23,7 +23,7 @@ class RecordedSweep(NamedTuple):
     global_from_ego: Transform
 
 
-class SweepFaults(NamedTuple):
+class FrameFaults(NamedTuple):
     """What is found while a frame is read: `faults` for which a channel is not there, `impairments` that it has."""
 
     faults: list[SensorFault]
@@ -35,7 +35,7 @@ def read_sweeps(
     channel: str,
     filenames: Iterable[str],
     read: Callable[[Path, str], SweepFile],
-    found: SweepFaults,
+    found: FrameFaults,
 ) -> Iterator[tuple[int, Float32[Tensor, "P C"]]]:
     """The points of a channel's sweeps, newest first, each with its place among `filenames` and read when it is asked
     for; what is wrong is added to `found`.
@@ -62,7 +62,7 @@ def read_merged_lidar(
     root: Path,
     channel: str,
     recorded: Sequence[RecordedSweep],
-    found: SweepFaults,
+    found: FrameFaults,
     *,
     timestamp_us: int,
     global_from_ego: Transform,

@@ -18,8 +18,9 @@ class BoxRegressor(nn.Sequential):
     """
 
     def __init__(self, channels: int, hidden: int, *, groups: int, quality: bool, velocities: int) -> None:
-        self.groups, self.width = groups, BoxRegression.width(quality)
-        super().__init__(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, groups * self.width))
+        width = BoxRegression.width(quality)
+        super().__init__(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, groups * width))
+        self.groups, self.width = groups, width
         self.radar = _RadarLayers(velocities, hidden) if velocities else None
 
     def forward(

@@ -18,7 +18,7 @@ from datasets.boxes import Boxes3D
 from datasets.classes import CAMERA_CHANNELS, LIDAR_CHANNEL
 from datasets.frames import CameraImage, LogFrame
 from datasets.nuscenes.reader import NuScenesReader
-from datasets.nuscenes.sweep_files import RecordedSweep, SweepFaults, read_merged_lidar
+from datasets.nuscenes.sweep_files import FrameFaults, RecordedSweep, read_merged_lidar
 from datasets.samples.batch import PointBatch
 from datasets.sensors.picture_change import PictureChange
 from datasets.sensors.points_in_boxes import points_in_boxes
@@ -108,7 +108,7 @@ def _bench_sweeps(root: Path, reader: NuScenesReader, frame: LogFrame, rounds: i
             root,
             LIDAR_CHANNEL,
             recorded,
-            SweepFaults([], []),
+            FrameFaults([], []),
             timestamp_us=frame.timestamp_us,
             global_from_ego=frame.global_from_ego,
             ego_from_sensor=frame.rig.ego_from_sensor[LIDAR_CHANNEL],
