@@ -10,7 +10,7 @@ from datasets.samples.batch import PointBatch
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
-from perception.image_features import ImageFeatures
+from perception.image_features import FeaturePixels, ImageFeatures
 from perception.image_pyramid import ImagePyramid
 from perception.lidar_depth import nearest_depths
 from perception.named_backbone import NamedBackbone, NamedBackboneConfig
@@ -116,6 +116,21 @@ class CameraBranch(nn.Module):
             features.pixel_offset,
         )
         return replace(features, lidar_depth=torch.where(nearest.isfinite(), nearest, 0.0).float())
+
+    def feature_pixels(
+        self,
+        images: UInt8[Tensor, "B N 3 H W"],
+        intrinsics: Float32[Tensor, "B N 3 3"],
+        ego_from_cam: Float32[Tensor, "B N 4 4"],
+        camera_available: Bool[Tensor, "B N"],
+    ) -> FeaturePixels:
+        """Where the features of the available cameras look, without computing any."""
+        sample, camera = torch.nonzero(camera_available, as_tuple=True)
+        stride = self.backbone.stride
+        size = (-(-images.shape[-2] // stride), -(-images.shape[-1] // stride))
+        return FeaturePixels(
+            intrinsics[sample, camera], ego_from_cam[sample, camera], sample, size, stride, self.backbone.offset
+        )
 
     def bev(self, images: ImageFeatures) -> Float[Tensor, "B C Y X"]:
         """The second half: from the images' features to the BEV map."""

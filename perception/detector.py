@@ -29,6 +29,7 @@ from perception.losses import Counts, Losses
 from perception.pose_encoder import PoseConfig, PoseEncoder
 from perception.radar_branch import RadarBranch, RadarConfig
 from perception.tasks.depth import DepthTaskConfig, depth_loss, depth_targets
+from perception.tasks.perspective import PerspectiveConfig, PerspectiveHead, check_perspective
 from perception.tasks.segmentation import SegmentationConfig, SegmentationHead
 from perception.tasks.task_weights import Task, TaskWeights, TaskWeightsConfig
 from perception.temporal import FrameBevs, TemporalConfig, TemporalFusion, along_stream
@@ -40,8 +41,8 @@ class DetectorConfig:
     """`grid`: the BEV on which sensors meet, with `channels` channels. A branch that is None is not built.
 
     `temporal`: the memory of earlier frames; None: every frame is looked at by itself.
-    The tasks beside detection: `segmentation` of the map, `depth` of the pictures' pixels, `cross_modal` alignment of
-    the sensors' BEVs; a task that is None is not learnt.
+    The tasks beside detection: `segmentation` of the map, `depth` of the pictures' pixels, `perspective`: what the
+    pictures alone say of the objects, `cross_modal` alignment of the sensors' BEVs; a task that is None is not learnt.
     """
 
     grid: BevGrid
@@ -55,6 +56,7 @@ class DetectorConfig:
     temporal: TemporalConfig | None = None
     segmentation: SegmentationConfig | None = None
     depth: DepthTaskConfig | None = None
+    perspective: PerspectiveConfig | None = None
     cross_modal: CrossModalConfig | None = None
     task_weights: TaskWeightsConfig = field(default_factory=TaskWeightsConfig)
 
@@ -68,6 +70,8 @@ class DetectorConfig:
                 f"depth is learnt by the lift_splat view transform, and the camera's is {self.camera.view.kind}: "
                 "take lift_splat, or leave depth out"
             )
+        if self.perspective is not None:
+            check_perspective(self.camera)
         if self.camera is not None and self.camera.uses_lidar and self.lidar is None:
             raise ValueError(
                 "the camera's lidar_depth needs LiDAR points, and samples have them with a lidar branch only"
@@ -115,7 +119,7 @@ class Predictions:
     each sensor's head put out, and `bev` a mean that none of them sees. `modality_bevs`: of camera, LiDAR and radar
     before the fusion; zeros for one that no sample has. `availability`: which modalities a sample has and the detector
     was built with, in the order of MODALITIES. `segmentation_logits` of MAP_CLASSES, and `images`, the features that
-    depth is learnt from, are None unless that task is asked for.
+    depth and perspective are learnt from, are None unless such a task is asked for.
     """
 
     bev: Float[Tensor, "B C Y X"]
@@ -184,6 +188,10 @@ class Detector(nn.Module):
             tasks.append("segmentation")
         if config.depth is not None:
             tasks.append("depth")
+        self.perspective: PerspectiveHead | None = None
+        if config.perspective is not None and self.camera is not None:
+            self.perspective = PerspectiveHead(config.perspective, self.camera.backbone.channels)
+            tasks.append("perspective")
         self.cross_modal: CrossModalAlignment | None = None
         if config.cross_modal is not None:
             self.cross_modal = CrossModalAlignment(config.cross_modal, grid, channels)
@@ -256,7 +264,7 @@ class Detector(nn.Module):
             modality_bevs=frame.modality_bevs,
             availability=frame.availability,
             segmentation_logits=None if self.segmentation is None else self.segmentation(bev),
-            images=None if self.config.depth is None else frame.images,
+            images=frame.images if self.config.depth or self.config.perspective else None,
         )
 
     def loss_counts(self, batch: Batch) -> Counts:
@@ -274,6 +282,8 @@ class Detector(nn.Module):
             counts["map_cells"] = batch.map_known.sum().float()
         if self.config.depth is not None:
             counts["depth_pixels"] = (self._depth_targets(self.config.depth, batch) >= 0).sum().float()
+        if self.camera is not None and self.perspective is not None:
+            counts |= self.perspective.targets(self.camera, batch).counts()
         return counts
 
     def losses(
@@ -303,6 +313,8 @@ class Detector(nn.Module):
             )
         if self.config.depth is not None:
             losses["depth"] = self._depth_losses(self.config.depth, predictions, batch, counts)
+        if self.camera is not None and self.perspective is not None:
+            losses["perspective"] = self.perspective.losses(self.camera, predictions.images, batch, counts)
         if self.cross_modal is not None:
             seen = seen_cells(batch, self.config.grid) & predictions.availability[:, :3, None, None]
             losses["cross_modal"] = self.cross_modal(predictions.modality_bevs, seen, generator)
@@ -338,18 +350,19 @@ class Detector(nn.Module):
     def _depth_targets(self, config: DepthTaskConfig, batch: Batch) -> Int64[Tensor, "K V U"]:
         """Of the K cameras that are there."""
         camera_branch, lift_splat = self._depth_parts()
-        sample, camera = torch.nonzero(batch.camera_available, as_tuple=True)
-        stride = camera_branch.backbone.stride
+        pixels = camera_branch.feature_pixels(
+            batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available
+        )
         return depth_targets(
             points_of(batch.lidar, batch.lidar_available),
-            batch.intrinsics[sample, camera],
-            batch.ego_from_cam[sample, camera],
-            sample,
-            (-(-batch.images.shape[-2] // stride), -(-batch.images.shape[-1] // stride)),
-            stride,
+            pixels.intrinsics,
+            pixels.ego_from_cam,
+            pixels.sample_index,
+            pixels.size,
+            pixels.stride,
             lift_splat.config,
             config.max_age,
-            camera_branch.backbone.offset,
+            pixels.pixel_offset,
         )
 
     def _depth_parts(self) -> tuple[CameraBranch, LiftSplat]:

@@ -130,6 +130,7 @@ def _with_branches(config: RunConfig, kept: tuple[Modality, ...], motion: bool) 
         radar=detector.radar if "radar" in kept else None,
         pose=detector.pose if motion else None,
         temporal=(detector.temporal or TemporalConfig()) if motion else None,
+        perspective=detector.perspective if "camera" in kept else None,
     )
     return RunConfig(config.sample, detector, config.training)
 

@@ -78,7 +78,7 @@ def _there(available: Bool[Tensor, "B T"]) -> list[int]:
     """The modalities that some sample has; the others need no layer. All of them where the network is being exported:
     what will be there is not known then.
     """
-    if torch.jit.is_tracing():
+    if torch.onnx.is_in_onnx_export():
         return list(range(available.shape[1]))
     there: list[int] = available.any(dim=0).nonzero().flatten().tolist()
     return there
