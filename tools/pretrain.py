@@ -17,6 +17,7 @@ from tools.exit_codes import Degraded
 from tools.open_dataset import DataRoot, open_reader, split_of_reader
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
+from tools.shipped_runs import weights_file
 from tools.training.config import TrainingConfig
 from tools.training.in_folder import refuse_unfinished, resume_command, train_in_folder
 from tools.training.loading import MissingSensorsPolicy
@@ -53,6 +54,8 @@ class PretrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
+    """Start from the parts that these weights have."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"
@@ -70,6 +73,8 @@ def pretrain(arguments: PretrainArguments) -> Path:
     Raises InputRefused for bad input, Interrupted after Ctrl-C (a checkpoint is saved), Diverged, CommandFailed, and
     with `strict` Degraded where sensors were missing.
     """
+    if arguments.init is not None and arguments.resume:
+        raise InputRefused("--init starts a run, and --resume goes on with what it has learnt: leave out one of them.")
     config = pretraining_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / f"{Path(arguments.config).stem}-pretrained")
@@ -159,4 +164,5 @@ def _pretrain(arguments: PretrainArguments, config: RunConfig, run: RunFolder, p
         processes,
         resume=arguments.resume,
         missing_sensors=arguments.missing_sensors,
+        init=None if arguments.init is None else weights_file(arguments.init),
     )
