@@ -15,7 +15,7 @@ from perception.image_pyramid import ImagePyramid
 from perception.lidar_depth import nearest_depths
 from perception.named_backbone import NamedBackbone, NamedBackboneConfig
 from perception.view_transform.build import ViewConfig, build_view
-from perception.view_transform.lift_splat import LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
 from perception.view_transform.view_transform import ViewTransform
 
 
@@ -66,6 +66,13 @@ class CameraBranch(nn.Module):
         view: ViewTransform = getattr(self, self._view)
         return view
 
+    @property
+    def lift_splat(self) -> LiftSplat:
+        """The view transform where it has depths to learn. Raises TypeError where it is another one."""
+        if not isinstance(self.view, LiftSplat):
+            raise TypeError(f"the camera branch's view transform is {self._view}, and has no depths")
+        return self.view
+
     def forward(
         self,
         images: UInt8[Tensor, "B N 3 H W"],
@@ -106,15 +113,7 @@ class CameraBranch(nn.Module):
         )
         if lidar is None or not self.config.uses_lidar:
             return features
-        nearest = nearest_depths(
-            lidar,
-            features.intrinsics,
-            features.ego_from_cam,
-            sample,
-            features.size,
-            features.stride,
-            features.pixel_offset,
-        )
+        nearest = nearest_depths(lidar, features.pixels)
         return replace(features, lidar_depth=torch.where(nearest.isfinite(), nearest, 0.0).float())
 
     def feature_pixels(

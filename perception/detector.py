@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import Batch, Modality, PointBatch
-from perception.absent_data import points_of, without_absent_data
+from perception.absent_data import without_absent_data
 from perception.camera_branch import CameraBranch, CameraConfig
 from perception.cross_modal.alignment import CrossModalAlignment, CrossModalConfig
 from perception.cross_modal.places import seen_cells
@@ -28,12 +28,12 @@ from perception.lidar_branch import LidarBranch, LidarConfig
 from perception.losses import Counts, Losses
 from perception.pose_encoder import PoseConfig, PoseEncoder
 from perception.radar_branch import RadarBranch, RadarConfig
-from perception.tasks.depth import DepthTaskConfig, depth_loss, depth_targets
+from perception.tasks.depth import DepthTaskConfig, depth_losses, depth_targets_of
 from perception.tasks.perspective import PerspectiveConfig, PerspectiveHead, check_perspective
 from perception.tasks.segmentation import SegmentationConfig, SegmentationHead
 from perception.tasks.task_weights import Task, TaskWeights, TaskWeightsConfig
 from perception.temporal import FrameBevs, TemporalConfig, TemporalFusion, along_stream
-from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 
 
 @dataclass(frozen=True)
@@ -280,8 +280,8 @@ class Detector(nn.Module):
             counts = dict(self.head.counts(batch.boxes))
         if self.segmentation is not None and batch.map_known is not None:
             counts["map_cells"] = batch.map_known.sum().float()
-        if self.config.depth is not None:
-            counts["depth_pixels"] = (self._depth_targets(self.config.depth, batch) >= 0).sum().float()
+        if self.camera is not None and self.config.depth is not None:
+            counts["depth_pixels"] = (depth_targets_of(self.config.depth, self.camera, batch) >= 0).sum().float()
         if self.camera is not None and self.perspective is not None:
             counts |= self.perspective.targets(self.camera, batch).counts()
         return counts
@@ -311,8 +311,8 @@ class Detector(nn.Module):
                 batch.map_known,
                 None if counts is None else counts["map_cells"],
             )
-        if self.config.depth is not None:
-            losses["depth"] = self._depth_losses(self.config.depth, predictions, batch, counts)
+        if self.camera is not None and self.config.depth is not None:
+            losses["depth"] = depth_losses(self.config.depth, self.camera, predictions.images, batch, counts)
         if self.camera is not None and self.perspective is not None:
             losses["perspective"] = self.perspective.losses(self.camera, predictions.images, batch, counts)
         if self.cross_modal is not None:
@@ -337,39 +337,6 @@ class Detector(nn.Module):
             case DetectionHead() as head, output:
                 return head.losses(output, boxes, counts)
         raise TypeError("these predictions are of another detector")
-
-    def _depth_losses(
-        self, config: DepthTaskConfig, predictions: Predictions, batch: Batch, counts: Counts | None
-    ) -> Losses:
-        if predictions.images is None:  # no picture in the whole batch
-            return Losses.of({"bins": predictions.bev.new_zeros(())})
-        _, lift_splat = self._depth_parts()
-        known = None if counts is None else counts["depth_pixels"]
-        return depth_loss(lift_splat.depth_logits(predictions.images), self._depth_targets(config, batch), known)
-
-    def _depth_targets(self, config: DepthTaskConfig, batch: Batch) -> Int64[Tensor, "K V U"]:
-        """Of the K cameras that are there."""
-        camera_branch, lift_splat = self._depth_parts()
-        pixels = camera_branch.feature_pixels(
-            batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available
-        )
-        return depth_targets(
-            points_of(batch.lidar, batch.lidar_available),
-            pixels.intrinsics,
-            pixels.ego_from_cam,
-            pixels.sample_index,
-            pixels.size,
-            pixels.stride,
-            lift_splat.config,
-            config.max_age,
-            pixels.pixel_offset,
-        )
-
-    def _depth_parts(self) -> tuple[CameraBranch, LiftSplat]:
-        """What depth is learnt by; the config has seen to it that they are there."""
-        if self.camera is None or not isinstance(self.camera.view, LiftSplat):
-            raise TypeError("the detector was changed")
-        return self.camera, self.camera.view
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:

@@ -42,3 +42,10 @@ class ImageFeatures:
     def size(self) -> tuple[int, int]:
         """Rows (V) and columns (U) of the features."""
         return self.features.shape[2], self.features.shape[3]
+
+    @property
+    def pixels(self) -> FeaturePixels:
+        """Where the features look."""
+        return FeaturePixels(
+            self.intrinsics, self.ego_from_cam, self.sample_index, self.size, self.stride, self.pixel_offset
+        )

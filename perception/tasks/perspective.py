@@ -23,7 +23,7 @@ from perception.camera_branch import CameraBranch, CameraConfig
 from perception.heads.box_losses import gaussian_focal_loss
 from perception.image_features import FeaturePixels, ImageFeatures
 from perception.losses import Counts, Losses, at_least_one
-from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 
 # Boxes with a corner nearer than this to the plane of the pinhole are left out: they have no outline in the picture.
 _NEAREST_CORNER = 0.3
@@ -79,7 +79,7 @@ class PerspectiveHead(nn.Module):
         if batch.boxes is None:
             raise ValueError("perspective is learnt from annotations, and the batch has none")
         pixels = camera.feature_pixels(batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available)
-        return perspective_targets(batch.boxes, pixels, _lift_splat(camera).config)
+        return perspective_targets(batch.boxes, pixels, camera.lift_splat.config)
 
     def losses(
         self, camera: CameraBranch, images: ImageFeatures | None, batch: Batch, counts: Counts | None = None
@@ -95,7 +95,7 @@ class PerspectiveHead(nn.Module):
         targets = self.targets(camera, batch)
         counts = at_least_one(targets.counts()) if counts is None else counts
         heatmap = gaussian_focal_loss(self(images.features), targets.heatmap, counts["perspective_peaks"])
-        logits = _lift_splat(camera).depth_logits(images).float()
+        logits = camera.lift_splat.depth_logits(images).float()
         wrong = F.cross_entropy(logits, targets.depth_bins, ignore_index=-1, reduction="sum")
         return Losses.of(
             {
@@ -114,12 +114,6 @@ def check_perspective(camera: CameraConfig | None) -> None:
             f"perspective is learnt by the lift_splat view transform, and the camera's is {camera.view.kind}: "
             "take lift_splat, or leave perspective out"
         )
-
-
-def _lift_splat(camera: CameraBranch) -> LiftSplat:
-    if not isinstance(camera.view, LiftSplat):
-        raise TypeError("the camera branch was changed")
-    return camera.view
 
 
 def perspective_targets(boxes: Sequence[Boxes3D], pixels: FeaturePixels, bins: LiftSplatConfig) -> PerspectiveTargets:
