@@ -67,7 +67,7 @@ class CameraBranch(nn.Module):
         return view
 
     @property
-    def lift_splat(self) -> LiftSplat:
+    def depth_view(self) -> LiftSplat:
         """The view transform where it has depths to learn. Raises TypeError where it is another one."""
         if not isinstance(self.view, LiftSplat):
             raise TypeError(f"the camera branch's view transform is {self._view}, and has no depths")

@@ -40,14 +40,14 @@ def depth_losses(
     if images is None:
         return Losses.of({"bins": next(camera.parameters()).new_zeros(())})
     known = None if counts is None else counts["depth_pixels"]
-    return depth_loss(camera.lift_splat.depth_logits(images), depth_targets_of(config, camera, batch), known)
+    return depth_loss(camera.depth_view.depth_logits(images), depth_targets_of(config, camera, batch), known)
 
 
 def depth_targets_of(config: DepthTaskConfig, camera: CameraBranch, batch: Batch) -> Int64[Tensor, "K V U"]:
     """`depth_targets` of the K cameras of a batch that are there."""
     pixels = camera.feature_pixels(batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available)
     return depth_targets(
-        points_of(batch.lidar, batch.lidar_available), pixels, camera.lift_splat.config, config.max_age
+        points_of(batch.lidar, batch.lidar_available), pixels, camera.depth_view.config, config.max_age
     )
 
 

@@ -79,7 +79,7 @@ class PerspectiveHead(nn.Module):
         if batch.boxes is None:
             raise ValueError("perspective is learnt from annotations, and the batch has none")
         pixels = camera.feature_pixels(batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available)
-        return perspective_targets(batch.boxes, pixels, camera.lift_splat.config)
+        return perspective_targets(batch.boxes, pixels, camera.depth_view.config)
 
     def losses(
         self, camera: CameraBranch, images: ImageFeatures | None, batch: Batch, counts: Counts | None = None
@@ -95,7 +95,7 @@ class PerspectiveHead(nn.Module):
         targets = self.targets(camera, batch)
         counts = at_least_one(targets.counts()) if counts is None else counts
         heatmap = gaussian_focal_loss(self(images.features), targets.heatmap, counts["perspective_peaks"])
-        logits = camera.lift_splat.depth_logits(images).float()
+        logits = camera.depth_view.depth_logits(images).float()
         wrong = F.cross_entropy(logits, targets.depth_bins, ignore_index=-1, reduction="sum")
         return Losses.of(
             {
