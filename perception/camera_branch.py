@@ -10,12 +10,12 @@ from datasets.samples.batch import PointBatch
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
-from perception.image_features import ImageFeatures
+from perception.image_features import FeaturePixels, ImageFeatures
 from perception.image_pyramid import ImagePyramid
 from perception.lidar_depth import nearest_depths
 from perception.named_backbone import NamedBackbone, NamedBackboneConfig
 from perception.view_transform.build import ViewConfig, build_view
-from perception.view_transform.lift_splat import LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
 from perception.view_transform.view_transform import ViewTransform
 
 
@@ -66,6 +66,13 @@ class CameraBranch(nn.Module):
         view: ViewTransform = getattr(self, self._view)
         return view
 
+    @property
+    def depth_view(self) -> LiftSplat:
+        """The view transform where it has depths to learn. Raises TypeError where it is another one."""
+        if not isinstance(self.view, LiftSplat):
+            raise TypeError(f"the camera branch's view transform is {self._view}, and has no depths")
+        return self.view
+
     def forward(
         self,
         images: UInt8[Tensor, "B N 3 H W"],
@@ -106,16 +113,23 @@ class CameraBranch(nn.Module):
         )
         if lidar is None or not self.config.uses_lidar:
             return features
-        nearest = nearest_depths(
-            lidar,
-            features.intrinsics,
-            features.ego_from_cam,
-            sample,
-            features.size,
-            features.stride,
-            features.pixel_offset,
-        )
+        nearest = nearest_depths(lidar, features.pixels)
         return replace(features, lidar_depth=torch.where(nearest.isfinite(), nearest, 0.0).float())
+
+    def feature_pixels(
+        self,
+        images: UInt8[Tensor, "B N 3 H W"],
+        intrinsics: Float32[Tensor, "B N 3 3"],
+        ego_from_cam: Float32[Tensor, "B N 4 4"],
+        camera_available: Bool[Tensor, "B N"],
+    ) -> FeaturePixels:
+        """Where the features of the available cameras look, without computing any."""
+        sample, camera = torch.nonzero(camera_available, as_tuple=True)
+        stride = self.backbone.stride
+        size = (-(-images.shape[-2] // stride), -(-images.shape[-1] // stride))
+        return FeaturePixels(
+            intrinsics[sample, camera], ego_from_cam[sample, camera], sample, size, stride, self.backbone.offset
+        )
 
     def bev(self, images: ImageFeatures) -> Float[Tensor, "B C Y X"]:
         """The second half: from the images' features to the BEV map."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from datasets.boxes import Boxes3D
 from datasets.samples.batch import Batch, Modality, PointBatch
-from perception.absent_data import points_of, without_absent_data
+from perception.absent_data import without_absent_data
 from perception.camera_branch import CameraBranch, CameraConfig
 from perception.cross_modal.alignment import CrossModalAlignment, CrossModalConfig
 from perception.cross_modal.places import seen_cells
@@ -28,11 +28,12 @@ from perception.lidar_branch import LidarBranch, LidarConfig
 from perception.losses import Counts, Losses
 from perception.pose_encoder import PoseConfig, PoseEncoder
 from perception.radar_branch import RadarBranch, RadarConfig
-from perception.tasks.depth import DepthTaskConfig, depth_loss, depth_targets
+from perception.tasks.depth import DepthTaskConfig, depth_losses, depth_targets_of
+from perception.tasks.perspective import PerspectiveConfig, PerspectiveHead, check_perspective
 from perception.tasks.segmentation import SegmentationConfig, SegmentationHead
 from perception.tasks.task_weights import Task, TaskWeights, TaskWeightsConfig
 from perception.temporal import FrameBevs, TemporalConfig, TemporalFusion, along_stream
-from perception.view_transform.lift_splat import LiftSplat, LiftSplatConfig
+from perception.view_transform.lift_splat import LiftSplatConfig
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class DetectorConfig:
     """`grid`: the BEV on which sensors meet, with `channels` channels. A branch that is None is not built.
 
     `temporal`: the memory of earlier frames; None: every frame is looked at by itself.
-    The tasks beside detection: `segmentation` of the map, `depth` of the pictures' pixels, `cross_modal` alignment of
-    the sensors' BEVs; a task that is None is not learnt.
+    The tasks beside detection: `segmentation` of the map, `depth` of the pictures' pixels, `perspective`: what the
+    pictures alone say of the objects, `cross_modal` alignment of the sensors' BEVs; a task that is None is not learnt.
     """
 
     grid: BevGrid
@@ -55,6 +56,7 @@ class DetectorConfig:
     temporal: TemporalConfig | None = None
     segmentation: SegmentationConfig | None = None
     depth: DepthTaskConfig | None = None
+    perspective: PerspectiveConfig | None = None
     cross_modal: CrossModalConfig | None = None
     task_weights: TaskWeightsConfig = field(default_factory=TaskWeightsConfig)
 
@@ -68,6 +70,8 @@ class DetectorConfig:
                 f"depth is learnt by the lift_splat view transform, and the camera's is {self.camera.view.kind}: "
                 "take lift_splat, or leave depth out"
             )
+        if self.perspective is not None:
+            check_perspective(self.camera)
         if self.camera is not None and self.camera.uses_lidar and self.lidar is None:
             raise ValueError(
                 "the camera's lidar_depth needs LiDAR points, and samples have them with a lidar branch only"
@@ -115,7 +119,7 @@ class Predictions:
     each sensor's head put out, and `bev` a mean that none of them sees. `modality_bevs`: of camera, LiDAR and radar
     before the fusion; zeros for one that no sample has. `availability`: which modalities a sample has and the detector
     was built with, in the order of MODALITIES. `segmentation_logits` of MAP_CLASSES, and `images`, the features that
-    depth is learnt from, are None unless that task is asked for.
+    depth and perspective are learnt from, are None unless such a task is asked for.
     """
 
     bev: Float[Tensor, "B C Y X"]
@@ -184,6 +188,10 @@ class Detector(nn.Module):
             tasks.append("segmentation")
         if config.depth is not None:
             tasks.append("depth")
+        self.perspective: PerspectiveHead | None = None
+        if config.perspective is not None and self.camera is not None:
+            self.perspective = PerspectiveHead(config.perspective, self.camera.backbone.channels)
+            tasks.append("perspective")
         self.cross_modal: CrossModalAlignment | None = None
         if config.cross_modal is not None:
             self.cross_modal = CrossModalAlignment(config.cross_modal, grid, channels)
@@ -256,7 +264,7 @@ class Detector(nn.Module):
             modality_bevs=frame.modality_bevs,
             availability=frame.availability,
             segmentation_logits=None if self.segmentation is None else self.segmentation(bev),
-            images=None if self.config.depth is None else frame.images,
+            images=frame.images if self.config.depth or self.config.perspective else None,
         )
 
     def loss_counts(self, batch: Batch) -> Counts:
@@ -272,8 +280,10 @@ class Detector(nn.Module):
             counts = dict(self.head.counts(batch.boxes))
         if self.segmentation is not None and batch.map_known is not None:
             counts["map_cells"] = batch.map_known.sum().float()
-        if self.config.depth is not None:
-            counts["depth_pixels"] = (self._depth_targets(self.config.depth, batch) >= 0).sum().float()
+        if self.camera is not None and self.config.depth is not None:
+            counts["depth_pixels"] = (depth_targets_of(self.config.depth, self.camera, batch) >= 0).sum().float()
+        if self.camera is not None and self.perspective is not None:
+            counts |= self.perspective.targets(self.camera, batch).counts()
         return counts
 
     def losses(
@@ -301,8 +311,10 @@ class Detector(nn.Module):
                 batch.map_known,
                 None if counts is None else counts["map_cells"],
             )
-        if self.config.depth is not None:
-            losses["depth"] = self._depth_losses(self.config.depth, predictions, batch, counts)
+        if self.camera is not None and self.config.depth is not None:
+            losses["depth"] = depth_losses(self.config.depth, self.camera, predictions.images, batch, counts)
+        if self.camera is not None and self.perspective is not None:
+            losses["perspective"] = self.perspective.losses(self.camera, predictions.images, batch, counts)
         if self.cross_modal is not None:
             seen = seen_cells(batch, self.config.grid) & predictions.availability[:, :3, None, None]
             losses["cross_modal"] = self.cross_modal(predictions.modality_bevs, seen, generator)
@@ -325,38 +337,6 @@ class Detector(nn.Module):
             case DetectionHead() as head, output:
                 return head.losses(output, boxes, counts)
         raise TypeError("these predictions are of another detector")
-
-    def _depth_losses(
-        self, config: DepthTaskConfig, predictions: Predictions, batch: Batch, counts: Counts | None
-    ) -> Losses:
-        if predictions.images is None:  # no picture in the whole batch
-            return Losses.of({"bins": predictions.bev.new_zeros(())})
-        _, lift_splat = self._depth_parts()
-        known = None if counts is None else counts["depth_pixels"]
-        return depth_loss(lift_splat.depth_logits(predictions.images), self._depth_targets(config, batch), known)
-
-    def _depth_targets(self, config: DepthTaskConfig, batch: Batch) -> Int64[Tensor, "K V U"]:
-        """Of the K cameras that are there."""
-        camera_branch, lift_splat = self._depth_parts()
-        sample, camera = torch.nonzero(batch.camera_available, as_tuple=True)
-        stride = camera_branch.backbone.stride
-        return depth_targets(
-            points_of(batch.lidar, batch.lidar_available),
-            batch.intrinsics[sample, camera],
-            batch.ego_from_cam[sample, camera],
-            sample,
-            (-(-batch.images.shape[-2] // stride), -(-batch.images.shape[-1] // stride)),
-            stride,
-            lift_splat.config,
-            config.max_age,
-            camera_branch.backbone.offset,
-        )
-
-    def _depth_parts(self) -> tuple[CameraBranch, LiftSplat]:
-        """What depth is learnt by; the config has seen to it that they are there."""
-        if self.camera is None or not isinstance(self.camera.view, LiftSplat):
-            raise TypeError("the detector was changed")
-        return self.camera, self.camera.view
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Boxes3D]:

@@ -7,6 +7,20 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class FeaturePixels:
+    """Where the feature pixels of K cameras look: feature (v, u) of `size` (V, U) lies around the picture's pixel
+    (v, u) * stride + pixel_offset. sample_index (K): whose each camera is.
+    """
+
+    intrinsics: Float32[Tensor, "K 3 3"]
+    ego_from_cam: Float32[Tensor, "K 4 4"]
+    sample_index: Int64[Tensor, "K"]
+    size: tuple[int, int]
+    stride: int
+    pixel_offset: float = 0.0
+
+
+@dataclass(frozen=True)
 class ImageFeatures:
     """Features of the K cameras that are there. Feature (v, u) is of the pixel (v, u) * stride + pixel_offset.
 
@@ -28,3 +42,10 @@ class ImageFeatures:
     def size(self) -> tuple[int, int]:
         """Rows (V) and columns (U) of the features."""
         return self.features.shape[2], self.features.shape[3]
+
+    @property
+    def pixels(self) -> FeaturePixels:
+        """Where the features look."""
+        return FeaturePixels(
+            self.intrinsics, self.ego_from_cam, self.sample_index, self.size, self.stride, self.pixel_offset
+        )

@@ -13,6 +13,7 @@ from perception.lidar_branch import LidarConfig, PillarEncoderConfig, VoxelEncod
 from perception.pose_encoder import PoseConfig
 from perception.radar_branch import RadarConfig
 from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.perspective import PerspectiveConfig
 from perception.view_transform.lift_splat import LiftSplatConfig
 
 
@@ -26,9 +27,9 @@ def tiny() -> DetectorConfig:
         channels=32,
         camera=CameraConfig(
             backbone=BackboneConfig(
-                layer="basic", embedding=16, widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), stride=16, channels=48
+                layer="basic", embedding=16, widths=(16, 32, 64, 96), depths=(1, 1, 1, 1), stride=8, channels=48
             ),
-            view=LiftSplatConfig(depth_range=(1.0, 57.0), depth_bins=28),
+            view=LiftSplatConfig(depth_range=(1.0, 57.0), depth_bins=56),
             width=24,
             neck=BevNeckConfig((24, 48), (1, 1)),
         ),
@@ -46,6 +47,7 @@ def tiny() -> DetectorConfig:
             front_weight=1.0,
             attribute_weight=0.5,
         ),
+        perspective=PerspectiveConfig(),
     )
 
 

@@ -27,7 +27,7 @@ from perception.fusion.box_fusion import weighted_box_fusion
 from perception.grid import BevGrid
 from perception.heads.center_targets import center_targets
 from perception.heads.peaks import NMS_RADIUS, circle_nms, highest
-from perception.image_features import ImageFeatures
+from perception.image_features import FeaturePixels, ImageFeatures
 from perception.lidar_depth import nearest_depths
 from perception.pillars import PillarFeatures
 from perception.radar_branch import with_states_apart
@@ -361,8 +361,8 @@ def test_lidar_depths_and_seen_cells() -> None:
     batch = driving_batch()
     sample, camera = torch.nonzero(batch.camera_available, as_tuple=True)
     geometry = (batch.intrinsics[sample, camera], batch.ego_from_cam[sample, camera], sample)
-    expected = nearest_depths(batch.lidar, *geometry, (4, 8), 8)
-    found = nearest_depths(batch.lidar.to(CUDA), *(part.to(CUDA) for part in geometry), (4, 8), 8)
+    expected = nearest_depths(batch.lidar, FeaturePixels(*geometry, (4, 8), 8))
+    found = nearest_depths(batch.lidar.to(CUDA), FeaturePixels(*(part.to(CUDA) for part in geometry), (4, 8), 8))
     assert expected.isfinite().any()
     assert torch.equal(found.isfinite().cpu(), expected.isfinite())
     close(found, expected, EXACT)

@@ -18,6 +18,7 @@ from perception.heads.query_head import QueryHeadConfig
 from perception.modality_dropout import drop_modalities, mask_modalities
 from perception.presets import base, large, small, tiny
 from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.perspective import PerspectiveConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.tasks.task_weights import TaskWeightsConfig
 from perception.view_transform.lift_splat import LiftSplatConfig
@@ -60,6 +61,7 @@ TASKS = {
         small_detector(),
         segmentation=SegmentationConfig(channels=8, layers=1),
         depth=DepthTaskConfig(max_age=0.5),
+        perspective=PerspectiveConfig(),
         cross_modal=CrossModalConfig(width=8, places=40),
         task_weights=TaskWeightsConfig(learned=True),
     ),
@@ -103,6 +105,8 @@ def train_and_detect_with_every_subset(network: Detector, full: Batch) -> None:
                 # A sensor alone has nothing to compare with.
                 if sum(present[:3]) < 2:
                     owner = absent[0] if absent else owner
+            if owner == "perspective":
+                owner = "camera"
             if ".regress.radar." in name:
                 owner = "radar" if "radar" in absent else "near returns"
             if owner in absent:
@@ -125,6 +129,7 @@ def train_and_detect_with_every_subset(network: Detector, full: Batch) -> None:
     ("fields", "message"),
     [
         ({"depth": DepthTaskConfig(), "lidar": None}, "needs both branches"),
+        ({"perspective": PerspectiveConfig(), "camera": None}, "learnt by the camera branch"),
         (
             {"camera": replace(small_detector().camera, view=LiftSplatConfig(lidar_depth=True)), "lidar": None},
             "needs LiDAR points",

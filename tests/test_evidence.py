@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 from datasets.augmentation.augmenter import Augmentation
 from datasets.augmentation.bev import BevAugmentation
 from datasets.faults import InputRefused
+from perception.camera_pretraining import CameraPretraining
 from perception.fusion.early import EarlyFusionConfig
 from perception.tasks.depth import DepthTaskConfig
 from perception.temporal import TemporalConfig
+from perception.weights import save_weights
 from tests.nuscenes_fixture import write_dataset
-from tests.small_run import small_config
+from tests.small_run import small_config, small_detector
 from tools.__main__ import main
 from tools.evidence import seconds_left
 from tools.evidence_page import evidence_page
@@ -94,7 +96,7 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
     page = evidence_page(evidence, rows, seeds=2)
     # The sample's standard deviation of 0.1 and 0.3 is sqrt(0.02).
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
-    assert ["detection alone", "2", "492 k", "300", "0.200 ± 0.141", "0.300 ± 0.141", "0.500 ± 0.000"] in [
+    assert ["none", "2", "492 k", "300", "0.200 ± 0.141", "0.300 ± 0.141", "0.500 ± 0.000"] in [
         cells[:7] for cells in table
     ]
     assert ["info_nce", "1", "492 k", "300", "0.250", "0.350", "0.500"] in [cells[:7] for cells in table]
@@ -163,7 +165,7 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     assert capsys.readouterr().out.splitlines()[-1] == str(output / "evidence.md")
     first = json.loads((output / "evidence.json").read_text())["trained"]
     assert len(first) == len(list((output / "runs").iterdir())) == 5
-    # The subsets' study begins with what "detection alone" has trained; a run is not trained twice.
+    # The subsets' study begins with what the losses' "none" has trained; a run is not trained twice.
     weights = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/weights.safetensors")}
     assert main([*words, "losses", "subsets"]) == ExitCode.FINE
     both = json.loads((output / "evidence.json").read_text())["trained"]
@@ -193,18 +195,26 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
-def test_two_at_once_learn_the_same_to_the_bit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_at_once_learn_the_same_to_the_bit_from_one_pretrained_branch(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     root, config = tmp_path / "data", tmp_path / "config.json"
     write_dataset(root, ("scene-0061", "scene-0103"), keyframes=1)
     write_config(config, small_config(1))
     words = ["--data-root", str(root), "--config", str(config), "--steps", "1", "--seeds", "1", "--device", "cpu"]
-    words += ["--split", "scene-0061", "--val-split", "scene-0103", "--studies", "tasks", "--jobs"]
+    words += ["--split", "scene-0061", "--val-split", "scene-0103", "--studies", "tasks"]
+    save_weights(CameraPretraining(small_detector()), tmp_path / "camera.safetensors", "{}")
+    begun = [*words, "--init", str(tmp_path / "camera.safetensors")]
+    words = [*begun, "--jobs"]
     assert main(["evidence", str(tmp_path / "two"), *words, "2"]) == ExitCode.FINE
     lines = capfd.readouterr().err.splitlines()
-    assert [line.split(" ")[0] for line in lines] == ["1/3", "2/3", "3/3"]  # the rest is in the logs
+    assert [line.split(" ")[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]  # the rest is in the logs
     assert main(["evidence", str(tmp_path / "one"), *words, "1"]) == ExitCode.FINE
+    assert capfd.readouterr().out.count("from " + str(tmp_path / "camera.safetensors")) == 4
+    assert main(["evidence", str(tmp_path / "one"), *begun[:-2]]) == ExitCode.INPUT_REFUSED
+    assert "init" in capfd.readouterr().err
     runs = sorted(tmp_path.glob("one/runs/*/weights.safetensors"))
-    assert len(runs) == 3
+    assert len(runs) == 4
     for run in runs:
         here, there = load_file(run), load_file(tmp_path / "two" / run.relative_to(tmp_path / "one"))
         assert here.keys() == there.keys()

@@ -9,6 +9,7 @@ from nuscenes.utils.geometry_utils import view_points
 
 from datasets.samples.batch import Batch
 from perception.detector import Detector, DetectorConfig
+from perception.image_features import FeaturePixels
 from perception.lidar_depth import nearest_depths
 from perception.tasks.depth import DepthTaskConfig
 from perception.view_transform.lift_splat import LiftSplatConfig
@@ -35,7 +36,7 @@ def batch_of(count: int) -> Batch:
 def test_depths_equal_the_devkit_chain() -> None:
     batch = batch_of(1)
     owner, poses = torch.zeros(6, dtype=torch.int64), batch.ego_from_cam[0]
-    found = nearest_depths(batch.lidar, batch.intrinsics[0], poses, owner, (8, 12), 8)
+    found = nearest_depths(batch.lidar, FeaturePixels(batch.intrinsics[0], poses, owner, (8, 12), 8))
     cloud = batch.lidar.points[:, :3].double().numpy().T
     expected = np.full((6, 8, 12), np.inf)
     for camera in range(6):

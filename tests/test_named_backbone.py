@@ -168,10 +168,7 @@ def test_a_point_is_painted_and_lifted_where_it_is() -> None:
     for shift in (-7.4, 0.0, 7.4):
         ray = torch.linalg.solve(images.intrinsics[0], torch.tensor([*(pixel + shift), 1.0]))
         cloud = torch.cat([transform_points(images.ego_from_cam[0], ray[None] * depth), torch.zeros(1, 2)], dim=1)
-        targets = depth_targets(
-            PointBatch.of([cloud]), images.intrinsics, images.ego_from_cam, images.sample_index, (6, 10), 16, view, 0.0,
-            images.pixel_offset,
-        )  # fmt: skip
+        targets = depth_targets(PointBatch.of([cloud]), images.pixels, view, 0.0)
         assert targets[0, v, u] == int((depth - 1.0) / 0.1), shift
     # And at that depth the feature falls into the cell of the point.
     cells = branch.view.cells(images)

@@ -8,7 +8,7 @@ import torch
 
 from datasets.samples.batch import PointBatch
 from perception.grid import BevGrid
-from perception.image_features import ImageFeatures
+from perception.image_features import FeaturePixels, ImageFeatures
 from perception.losses import Losses
 from perception.tasks.depth import depth_loss, depth_targets
 from perception.tasks.task_weights import TaskWeights, TaskWeightsConfig
@@ -27,7 +27,9 @@ def test_depth_targets_equal_a_loop_over_points() -> None:
     intrinsics = torch.stack([batch.intrinsics[s, c] for s, c in cameras])
     ego_from_cam = torch.stack([batch.ego_from_cam[s, c] for s, c in cameras])
     height, width = batch.images.shape[3] // 8, batch.images.shape[4] // 8
-    found = depth_targets(batch.lidar, intrinsics, ego_from_cam, sample, (height, width), 8, BINS, max_age=0.4)
+    found = depth_targets(
+        batch.lidar, FeaturePixels(intrinsics, ego_from_cam, sample, (height, width), 8), BINS, max_age=0.4
+    )
     expected = torch.full((3, height, width), -1)
     nearest = torch.full((3, height, width), math.inf)
     for k in range(3):
@@ -61,7 +63,7 @@ def test_a_target_is_the_bin_from_which_the_lift_puts_the_pixel_where_the_point_
         ray = torch.linalg.inv(intrinsics[camera]) @ torch.tensor([8.0 * column, 8.0 * row, 1.0])
         point = poses[camera, :3, :3] @ (ray * depth) + poses[camera, :3, 3]
         cloud = PointBatch.of([torch.cat([point, torch.zeros(2)])[None]])
-        target = depth_targets(cloud, intrinsics, poses, sample, (8, 12), 8, bins, max_age=0.0)
+        target = depth_targets(cloud, FeaturePixels(intrinsics, poses, sample, (8, 12), 8), bins, max_age=0.0)
         assert target[camera, row, column] == math.floor((depth - 1.0) * 4)
         x, y = grid.cells(point[None, :2])[0].floor().tolist()
         if cells[camera, row, column, target[camera, row, column]] == y * 10 + x:

@@ -19,6 +19,7 @@ from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.splits import default_split
 from datasets.samples.batch import collate
 from datasets.samples.make_sample import make_sample
+from perception.weights import parts_of
 from tools.benchmarks.side_by_side import interleaved, one_thread
 from tools.devices import DeviceChoice, limit_threads
 from tools.evidence_page import evidence_page
@@ -31,6 +32,7 @@ from tools.open_dataset import DataRoot, open_tables, tables_root
 from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig
+from tools.shipped_runs import weights_file
 from tools.training.run_folder import load_detector
 
 
@@ -46,6 +48,9 @@ class EvidenceArguments:
     """Which: sensors, strategies, subsets, losses, tasks."""
     config: str = "tiny"
     """The preset or config file that all variants are made of."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
+    """Every variant that has a sensor branch of these weights starts from them: a camera branch of `bevel pretrain
+    --loss perspective`, as published detectors start from backbones that have seen pictures before."""
     steps: int = 600
     """Training steps of each variant."""
     seeds: int = 3
@@ -89,7 +94,10 @@ def evidence(arguments: EvidenceArguments) -> Path:
     config = replace(config, training=training)
     rows = {study: variants(study, config) for study in arguments.studies}
     reader = open_tables(tables_root(arguments.data_root), arguments.version, config.sample)
-    studies = _Studies(arguments, rows, reader, _basis(arguments, config, reader))
+    init = None if arguments.init is None else weights_file(arguments.init)
+    if init is not None and parts_of(init).isdisjoint(config.detector.sensors):
+        raise InputRefused(f"--init {init} has no sensor branch of {arguments.config}: every variant would start anew.")
+    studies = _Studies(arguments, rows, reader, _basis(arguments, config, reader, init), init)
     arguments.output.mkdir(parents=True, exist_ok=True)
     try:
         studies.measure(at_once)
@@ -119,8 +127,15 @@ class _Studies:
     hundred megabytes of the card for hours, and its children, which are started and not forked, have their own.
     """
 
-    def __init__(self, arguments: EvidenceArguments, rows: _Rows, reader: NuScenesReader, basis: EvidenceBasis) -> None:
-        self._arguments, self._rows, self._reader = arguments, rows, reader
+    def __init__(
+        self,
+        arguments: EvidenceArguments,
+        rows: _Rows,
+        reader: NuScenesReader,
+        basis: EvidenceBasis,
+        init: Path | None,
+    ) -> None:
+        self._arguments, self._rows, self._reader, self._init = arguments, rows, reader, init
         self.file, self.page = arguments.output / "evidence.json", arguments.output / "evidence.md"
         self.evidence: Evidence = read_evidence(self.file, basis)
 
@@ -151,6 +166,7 @@ class _Studies:
                 basis=self.evidence.basis,
                 output=arguments.output,
                 data_root=tables_root(arguments.data_root),
+                init=self._init,
                 device=arguments.device,
                 threads=arguments.threads,
             )
@@ -211,7 +227,7 @@ def seconds_left(elapsed: float, done: int, total: int, at_once: int) -> float:
     return elapsed * (total - done - half_done) / (done + half_done)
 
 
-def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesReader) -> EvidenceBasis:
+def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesReader, init: Path | None) -> EvidenceBasis:
     split = arguments.split or default_split(reader.version, "train")
     val_split = arguments.val_split or default_split(reader.version, "evaluate")
     tokens, val_tokens = reader.frame_tokens(split), reader.frame_tokens(val_split)
@@ -230,4 +246,5 @@ def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesRead
         val_samples=len(val_tokens),
         samples=hashlib.sha256("\n".join((*tokens, *val_tokens)).encode()).hexdigest(),
         steps=arguments.steps,
+        init=None if init is None else hashlib.sha256(init.read_bytes()).hexdigest(),
     )

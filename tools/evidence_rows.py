@@ -16,7 +16,8 @@ from tools.saved_rows import differing_field, read_saved, write_saved
 class EvidenceBasis:
     """What all trainings have in common: the dataset (`samples`: SHA-256 of the evaluated tokens), splits, budget.
 
-    `config` is the digest of the config that all are made of (tools/evidence_studies.py).
+    `config` is the digest of the config that all are made of (tools/evidence_studies.py), `init` the SHA-256 of the
+    weights that all begin with, as far as they have such parts.
     """
 
     config: str
@@ -29,6 +30,7 @@ class EvidenceBasis:
     val_samples: int
     samples: str
     steps: int
+    init: str | None = None
 
 
 @dataclass(frozen=True)

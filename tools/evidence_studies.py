@@ -11,6 +11,7 @@ from perception.cross_modal.alignment import CrossModalConfig, CrossModalKind
 from perception.fusion.build import FusionKind, fusion_config
 from perception.pretraining import check_pretraining
 from perception.tasks.depth import DepthTaskConfig
+from perception.tasks.perspective import PerspectiveConfig
 from perception.tasks.segmentation import SegmentationConfig
 from perception.temporal import TemporalConfig
 from tools.run_config import RunConfig, config_to_json
@@ -130,6 +131,7 @@ def _with_branches(config: RunConfig, kept: tuple[Modality, ...], motion: bool) 
         radar=detector.radar if "radar" in kept else None,
         pose=detector.pose if motion else None,
         temporal=(detector.temporal or TemporalConfig()) if motion else None,
+        perspective=detector.perspective if "camera" in kept else None,
     )
     return RunConfig(config.sample, detector, config.training)
 
@@ -166,15 +168,21 @@ def _losses(config: RunConfig) -> tuple[Variant, ...]:
         for kind in kinds
     ]
     check_pretraining(config.detector)
-    return Variant("detection alone", config), *beside, Variant("pretrained", config, pretrained=True)
+    return Variant("none", config), *beside, Variant("pretrained", config, pretrained=True)
 
 
 def _tasks(config: RunConfig) -> tuple[Variant, ...]:
+    detector = config.detector
+    alone = replace(detector, segmentation=None, depth=None, perspective=None)
     return (
-        Variant("detection alone", config),
+        Variant("detection alone", replace(config, detector=alone)),
         Variant(
             "with map segmentation",
-            replace(config, detector=replace(config.detector, segmentation=SegmentationConfig())),
+            replace(config, detector=replace(alone, segmentation=detector.segmentation or SegmentationConfig())),
         ),
-        Variant("with depth", replace(config, detector=replace(config.detector, depth=DepthTaskConfig()))),
+        Variant("with depth", replace(config, detector=replace(alone, depth=detector.depth or DepthTaskConfig()))),
+        Variant(
+            "with perspective",
+            replace(config, detector=replace(alone, perspective=detector.perspective or PerspectiveConfig())),
+        ),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets.nuscenes.detection_analysis.analysis import analyse
+from perception.weights import parts_of
 from tools.devices import DeviceChoice, limit_threads
 from tools.evaluate import EvaluateArguments, measure
 from tools.evidence_rows import EvidenceBasis, Trained, trained_from
@@ -29,6 +30,7 @@ class TrialToMeasure:
     basis: EvidenceBasis
     output: Path
     data_root: Path
+    init: Path | None
     device: DeviceChoice
     threads: int
 
@@ -60,7 +62,7 @@ def _trained(wanted: TrialToMeasure) -> Trained:
     path = wanted.output / "configs" / f"{config_digest(trial.config)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_config(path, trial.config)
-    begun = _pretrained(wanted, path) if trial.pretrained else None
+    begun = _pretrained(wanted, path) if trial.pretrained else _init(wanted)
     if not run.weights.is_file():
         resume = _can_resume(run)
         train(
@@ -93,6 +95,13 @@ def _trained(wanted: TrialToMeasure) -> Trained:
     return trained_from(trial.digest, seed, parameters, _seconds(run), evaluation.metrics, analysis)
 
 
+def _init(wanted: TrialToMeasure) -> Path | None:
+    """What all trainings begin with, for those that have a sensor branch of it."""
+    if wanted.init is None or parts_of(wanted.init).isdisjoint(wanted.trial.config.detector.sensors):
+        return None
+    return wanted.init
+
+
 def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
     """The branches of a config after `bevel pretrain`, for as many steps as the detector is trained.
 
@@ -101,6 +110,7 @@ def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
     """
     run = RunFolder(wanted.output / "pretrained" / config.stem)
     if not run.weights.is_file():
+        resume = _can_resume(run)
         pretrain(
             PretrainArguments(
                 str(config),
@@ -108,7 +118,8 @@ def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
                 version=wanted.basis.version,
                 split=wanted.basis.split,
                 output=run.path,
-                resume=_can_resume(run),
+                init=None if resume else _init(wanted),
+                resume=resume,
                 device=wanted.device,
                 threads=wanted.threads,
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datasets.augmentation.augmenter import Augmentation
 from datasets.augmentation.bev import BevAugmentation
+from datasets.augmentation.images import ImageAugmentation
 from datasets.faults import InputRefused
 from datasets.samples.make_sample import SampleConfig
 from perception import presets
@@ -25,7 +26,8 @@ def tiny() -> RunConfig:
             steps=1000,
             ema_decay=0.99,
             modality_dropout=0.1,
-            augmentation=Augmentation(bev=BevAugmentation()),
+            # A camera branch so small does not know a picture's scale: depths would be wrong by as much.
+            augmentation=Augmentation(bev=BevAugmentation(), image=ImageAugmentation(scale_range=(0.95, 1.05))),
             workers=1,
             checkpoint_interval=100,
         ),

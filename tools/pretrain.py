@@ -1,25 +1,31 @@
-"""Train the sensor branches from one another, without annotations; bevel train --init starts a detector from them."""
+"""Train the sensor branches from one another, or the camera's from boxes in pictures; bevel train --init goes on."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from datasets.faults import InputRefused
 from datasets.samples.fusion_dataset import FusionDataset
 from perception.cross_modal.alignment import CrossModalConfig, CrossModalKind
+from perception.detector import DetectorConfig
 from perception.pretraining import check_pretraining
+from perception.tasks.perspective import PerspectiveConfig, check_perspective
 from tools.devices import DeviceChoice, limit_threads
 from tools.exit_codes import Degraded
 from tools.open_dataset import DataRoot, open_reader, split_of_reader
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
+from tools.shipped_runs import weights_file
+from tools.training.config import TrainingConfig
 from tools.training.in_folder import refuse_unfinished, resume_command, train_in_folder
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingSummary
 from tools.training.processes import Processes, join_processes
 from tools.training.run_folder import RunFolder
+
+PretrainingLoss = CrossModalKind | Literal["perspective"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class PretrainArguments:
     """What `bevel pretrain` takes."""
 
     config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
-    """A preset (tiny, small, base, large) or a config file; its sensor branches are trained."""
+    """A preset (tiny, small, base, large) or a config file; its sensor branches are trained, with `--loss perspective`
+    the camera branch."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
@@ -36,8 +43,9 @@ class PretrainArguments:
     """An official split, all, or scene names; otherwise mini_train, train or test, as the version has it."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET-pretrained."""
-    loss: CrossModalKind | None = None
-    """Which cross-modal loss, instead of the config's (info_nce where it has none)."""
+    loss: PretrainingLoss | None = None
+    """Which cross-modal loss, instead of the config's (info_nce where it has none): the sensors learn from one another,
+    without annotations. perspective: the camera branch learns from the annotated boxes in its pictures."""
     steps: int | None = None
     """Steps, instead of the config's."""
     seed: int | None = None
@@ -46,6 +54,8 @@ class PretrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned."""
+    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
+    """Start from the parts that these weights have."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"
@@ -63,6 +73,8 @@ def pretrain(arguments: PretrainArguments) -> Path:
     Raises InputRefused for bad input, Interrupted after Ctrl-C (a checkpoint is saved), Diverged, CommandFailed, and
     with `strict` Degraded where sensors were missing.
     """
+    if arguments.init is not None and arguments.resume:
+        raise InputRefused("--init starts a run, and --resume goes on with what it has learnt: leave out one of them.")
     config = pretraining_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / f"{Path(arguments.config).stem}-pretrained")
@@ -75,32 +87,25 @@ def pretrain(arguments: PretrainArguments) -> Path:
 
 
 def pretraining_config(arguments: PretrainArguments) -> RunConfig:
-    """The preset or the config file, with what the command line changes and without what would read annotations.
+    """The preset or the config file, with what the command line changes and without what plays no part.
 
-    Objects are not pasted and classes not balanced, for both come from annotations; no modality is dropped, for what
-    is compared is two of them. Raises InputRefused as `check_pretraining` has it.
+    Raises InputRefused as `check_pretraining` or `check_perspective` has it.
     """
     config = preset_or_config(arguments.config)
-    detector, training = config.detector, config.training
+    training = replace(config.training, modality_dropout=0.0, validate_every=None, patience=None)
     try:
-        check_pretraining(detector)
+        if arguments.loss == "perspective":
+            check_perspective(config.detector.camera)
+            detector, training = _camera_alone(config.detector), replace(training, objective="perspective")
+        else:
+            check_pretraining(config.detector)
+            detector, training = _compared(config.detector, arguments.loss), _without_annotations(training)
     except ValueError as error:
         raise InputRefused(f"{arguments.config}: {error}.") from error
-    cross_modal = detector.cross_modal or CrossModalConfig()
-    if arguments.loss is not None:
-        cross_modal = replace(cross_modal, kind=arguments.loss)
-    augmentation = training.augmentation
-    if augmentation is not None:
-        augmentation = None if arguments.no_augmentation else replace(augmentation, paste=None)
     try:
         training = replace(
             training,
-            objective="cross_modal",
-            sampling="plain",
-            modality_dropout=0.0,
-            validate_every=None,
-            patience=None,
-            augmentation=augmentation,
+            augmentation=None if arguments.no_augmentation else training.augmentation,
             steps=training.steps if arguments.steps is None else arguments.steps,
             epochs=training.epochs if arguments.steps is None else None,
             seed=training.seed if arguments.seed is None else arguments.seed,
@@ -108,7 +113,39 @@ def pretraining_config(arguments: PretrainArguments) -> RunConfig:
         )
     except ValueError as error:
         raise InputRefused(f"On the command line: {error}.") from error
-    return replace(config, detector=replace(detector, cross_modal=cross_modal), training=training)
+    return RunConfig(config.sample, detector, training)
+
+
+def _camera_alone(detector: DetectorConfig) -> DetectorConfig:
+    """Nothing else is trained, nor read: but LiDAR points, where the camera branch looks at them."""
+    camera = detector.camera
+    return replace(
+        detector,
+        lidar=detector.lidar if camera is not None and camera.uses_lidar else None,
+        radar=None,
+        pose=None,
+        temporal=None,
+        segmentation=None,
+        depth=None,
+        cross_modal=None,
+        perspective=detector.perspective or PerspectiveConfig(),
+    )
+
+
+def _compared(detector: DetectorConfig, loss: CrossModalKind | None) -> DetectorConfig:
+    cross_modal = detector.cross_modal or CrossModalConfig()
+    return replace(detector, cross_modal=cross_modal if loss is None else replace(cross_modal, kind=loss))
+
+
+def _without_annotations(training: TrainingConfig) -> TrainingConfig:
+    """Objects are not pasted and classes not balanced, for both come from annotations."""
+    augmentation = training.augmentation
+    return replace(
+        training,
+        objective="cross_modal",
+        sampling="plain",
+        augmentation=None if augmentation is None else replace(augmentation, paste=None),
+    )
 
 
 def _pretrain(arguments: PretrainArguments, config: RunConfig, run: RunFolder, processes: Processes) -> TrainingSummary:
@@ -127,4 +164,5 @@ def _pretrain(arguments: PretrainArguments, config: RunConfig, run: RunFolder, p
         processes,
         resume=arguments.resume,
         missing_sensors=arguments.missing_sensors,
+        init=None if arguments.init is None else weights_file(arguments.init),
     )

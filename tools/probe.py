@@ -125,8 +125,8 @@ def _probe_run(arguments: ProbeArguments, run: Path) -> Probed:
     config = read_config(RunFolder(run).config)
     device = choose_device(arguments.device)
     detector = without_pretrained_weights(config.detector)
-    detector = replace(detector, cross_modal=detector.cross_modal or CrossModalConfig())
     try:
+        detector = replace(detector, cross_modal=detector.cross_modal or CrossModalConfig())
         torch.manual_seed(config.training.seed)
         before, after = BranchPretraining(detector), BranchPretraining(detector)
     except ValueError as error:

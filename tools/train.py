@@ -19,13 +19,13 @@ from tools.map_scores import map_targets
 from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
-from tools.shipped_runs import run_or_shipped
+from tools.shipped_runs import weights_file
 from tools.training.held_out import refuse_held_out_objects
 from tools.training.in_folder import refuse_unfinished, resume_command, train_in_folder
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingSummary
 from tools.training.processes import Processes, join_processes
-from tools.training.run_folder import RunFolder, weights_of_run
+from tools.training.run_folder import RunFolder
 from tools.training.validation import Validation
 
 
@@ -179,9 +179,3 @@ def _validation(
     if arguments.val_split is None or not isinstance(reader, NuScenesReader):
         raise InputRefused("training.validate_every needs a split to validate on: name it with --val-split.")
     return Validation(config, reader, arguments.val_split, run.validation, processes, arguments.missing_sensors)
-
-
-def weights_file(run_or_file: Path) -> Path:
-    """The weights of a run or a shipped one, or the file itself. Raises InputRefused for a folder that is no run."""
-    run_or_file = run_or_shipped(run_or_file)
-    return weights_of_run(run_or_file) if run_or_file.is_dir() else run_or_file

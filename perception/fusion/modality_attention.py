@@ -49,24 +49,36 @@ class ModalityAttention(nn.Module):
             # Chosen, not multiplied: whatever stands in an absent sensor's BEV, NaN too, ends here.
             sensors = torch.where(available[:, :count, None, None], sensors, 0.0)
             pose = torch.where(available[:, count:], pose, 0.0)
-        asked = [layer(sensors[:, index]).chunk(3, dim=-1) for index, layer in enumerate(self.sensors)]
-        asked.append(self.pose(pose)[:, None].chunk(3, dim=-1))
+        inputs = [*zip(self.sensors, sensors.unbind(1), strict=True), (self.pose, pose[:, None])]
+        asked = {index: inputs[index][0](inputs[index][1]).chunk(3, dim=-1) for index in _there(available)}
 
         share = available / available.sum(dim=1, keepdim=True).clamp(min=1)
-        query = self.query
-        for index, (part, _, _) in enumerate(asked):
+        query = self.query.expand_as(sensors[:, 0])
+        for index, (part, _, _) in asked.items():
             query = query + part * share[:, index, None, None].to(part.dtype)
         query = query * self.scale
         scores = [
             ((query * key) @ self.head_of_channel.to(key.dtype)).masked_fill(
                 ~available[:, index, None, None], -torch.inf
             )
-            for index, (_, key, _) in enumerate(asked)
+            for index, (_, key, _) in asked.items()
         ]
         scores.append((query * self.nothing_key) @ self.head_of_channel.to(query.dtype))
-        weights = torch.stack(scores, dim=1).softmax(dim=1)  # (B, T + 1, N, heads)
-        values = [value for _, _, value in asked] + [self.nothing_value]
+        weights = torch.stack(scores, dim=1).softmax(dim=1)  # (B, those that are there + 1, N, heads)
+        values = [value for _, _, value in asked.values()] + [self.nothing_value]
         fused = torch.zeros_like(query)
         for weight, value in zip(weights.unbind(1), values, strict=True):
             fused = fused + (weight @ self.head_of_channel.T.to(weight.dtype)) * value
-        return self.output(fused), weights.mean(dim=-1)[:, :-1]
+        shown = weights.new_zeros(len(available), len(inputs), sensors.shape[2])
+        shown[:, list(asked)] = weights[:, :-1].mean(dim=-1)
+        return self.output(fused), shown
+
+
+def _there(available: Bool[Tensor, "B T"]) -> list[int]:
+    """The modalities that some sample has; the others need no layer. All of them where the network is being exported:
+    what will be there is not known then.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return list(range(available.shape[1]))
+    there: list[int] = available.any(dim=0).nonzero().flatten().tolist()
+    return there

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from datasets.samples.batch import PointBatch
+from datasets.samples.batch import Batch, PointBatch
 from datasets.samples.sample import LIDAR_POINT_FIELDS
+from perception.absent_data import points_of
+from perception.camera_branch import CameraBranch
+from perception.image_features import FeaturePixels, ImageFeatures
 from perception.lidar_depth import nearest_depths
-from perception.losses import Losses
+from perception.losses import Counts, Losses
 from perception.view_transform.lift_splat import LiftSplatConfig
 
 _AGE = LIDAR_POINT_FIELDS.index("age")
@@ -30,25 +33,34 @@ class DepthTaskConfig:
             raise ValueError(f"max_age must not be negative, and finite, not {self.max_age}")
 
 
+def depth_losses(
+    config: DepthTaskConfig, camera: CameraBranch, images: ImageFeatures | None, batch: Batch, counts: Counts | None
+) -> Losses:
+    """`depth_loss` of a batch, of whose pictures the branch has made `images`: 0 where it has none."""
+    if images is None:
+        return Losses.of({"bins": next(camera.parameters()).new_zeros(())})
+    known = None if counts is None else counts["depth_pixels"]
+    return depth_loss(camera.depth_view.depth_logits(images), depth_targets_of(config, camera, batch), known)
+
+
+def depth_targets_of(config: DepthTaskConfig, camera: CameraBranch, batch: Batch) -> Int64[Tensor, "K V U"]:
+    """`depth_targets` of the K cameras of a batch that are there."""
+    pixels = camera.feature_pixels(batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available)
+    return depth_targets(
+        points_of(batch.lidar, batch.lidar_available), pixels, camera.depth_view.config, config.max_age
+    )
+
+
 def depth_targets(
-    points: PointBatch,
-    intrinsics: Float32[Tensor, "K 3 3"],
-    ego_from_cam: Float32[Tensor, "K 4 4"],
-    sample_index: Int64[Tensor, "K"],
-    size: tuple[int, int],
-    stride: int,
-    bins: LiftSplatConfig,
-    max_age: float,
-    pixel_offset: float = 0.0,
+    points: PointBatch, pixels: FeaturePixels, bins: LiftSplatConfig, max_age: float
 ) -> Int64[Tensor, "K V U"]:
     """The depth bin of the nearest LiDAR point (ego) that falls into each feature pixel of K cameras; -1: none does.
 
-    size: (V, U) of the features, whose pixel j lies around image pixel j * stride + pixel_offset. Depths outside the
-    bins' range are no targets, but they do hide what is behind them.
+    Depths outside the bins' range are no targets, but they do hide what is behind them.
     """
     young = points.points[:, _AGE] <= max_age
     cloud = PointBatch(points.points[young], points.sample_index[young], points.batch_size)
-    nearest = nearest_depths(cloud, intrinsics, ego_from_cam, sample_index, size, stride, pixel_offset)
+    nearest = nearest_depths(cloud, pixels)
     low, high = bins.depth_range
     known = (nearest >= low) & (nearest < high)
     index = ((torch.where(known, nearest, low) - low) / (high - low) * bins.depth_bins).long()

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from perception.losses import Losses
 
-Task = Literal["detection", "segmentation", "depth", "cross_modal"]
+Task = Literal["detection", "segmentation", "depth", "perspective", "cross_modal"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class TaskWeightsConfig:
     detection: float = 1.0
     segmentation: float = 1.0
     depth: float = 0.5
+    perspective: float = 1.0
     cross_modal: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("detection", "segmentation", "depth", "cross_modal"):
+        for name in get_args(Task):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}")
 

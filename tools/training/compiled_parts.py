@@ -6,6 +6,7 @@ import shutil
 from torch import nn
 
 from datasets.faults import InputRefused
+from perception.camera_pretraining import CameraPretraining
 from perception.detector import Detector
 from perception.fusion.late import SensorHeads
 from perception.heads.trunk import HeatmapTrunk
@@ -32,7 +33,8 @@ def _dense_parts(network: Network) -> list[nn.Module]:
     parts: list[nn.Module] = []
     if network.camera is not None:
         parts += [network.camera.backbone, network.camera.neck]
-    parts += [branch.neck for branch in (network.lidar, network.radar) if branch is not None]
+    if not isinstance(network, CameraPretraining):
+        parts += [branch.neck for branch in (network.lidar, network.radar) if branch is not None]
     if isinstance(network, Detector):
         heads = network.head.heads if isinstance(network.head, SensorHeads) else [network.head]
         parts.append(network.fusion)

@@ -54,8 +54,9 @@ class TrainingConfig:
     each class has an equal share (CBGS); an epoch is then several times as long."""
     shuffled_shards: int = 16
     """Samples out of shards are shuffled among those of so many shards at a time (docs/shards.md)."""
-    objective: Literal["detection", "cross_modal"] = "detection"
-    """What is learnt: a detector from annotations, or its sensor branches from one another (`bevel pretrain`)."""
+    objective: Literal["detection", "cross_modal", "perspective"] = "detection"
+    """What is learnt: a detector from annotations or, with `bevel pretrain`, its sensor branches from one another
+    (cross_modal) or its camera branch from the annotated boxes in the pictures (perspective)."""
     seed: int = 0
     workers: int = 1
     """Processes that load samples, for each training process; 0: the training process loads them itself."""

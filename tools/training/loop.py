@@ -291,7 +291,7 @@ class TrainingLoop:
         for one in loaded:
             for token, faults, impairments in zip(one.batch.tokens, one.faults, one.impairments, strict=True):
                 self._missing.add(token, faults, impairments)
-            if settings.objective == "detection" and one.batch.boxes is None:
+            if settings.objective != "cross_modal" and one.batch.boxes is None:
                 raise InputRefused(f"sample {one.unannotated[0]} has no annotations: train on a split that has some.")
         result = training_step(
             self._model,

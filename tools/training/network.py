@@ -1,14 +1,15 @@
-"""What a run trains: a detector, or its sensor branches alone. Both go from a batch to predictions to losses."""
+"""What a run trains: a detector, or sensor branches alone. All go from a batch to predictions to losses."""
 
 from dataclasses import replace
 from pathlib import Path
 
+from perception.camera_pretraining import CameraPretraining
 from perception.detector import Detector, DetectorConfig
 from perception.pretraining import BranchPretraining
 from perception.weights import PartsFound, load_parts, parts_of
 from tools.run_config import RunConfig
 
-Network = Detector | BranchPretraining
+Network = Detector | BranchPretraining | CameraPretraining
 
 
 def network_of(config: RunConfig, *, pretrained: bool = True) -> Network:
@@ -18,7 +19,13 @@ def network_of(config: RunConfig, *, pretrained: bool = True) -> Network:
     gets its weights elsewhere.
     """
     detector = config.detector if pretrained else without_pretrained_weights(config.detector)
-    return Detector(detector) if config.training.objective == "detection" else BranchPretraining(detector)
+    match config.training.objective:
+        case "detection":
+            return Detector(detector)
+        case "cross_modal":
+            return BranchPretraining(detector)
+        case "perspective":
+            return CameraPretraining(detector)
 
 
 def network_from(config: RunConfig, weights: Path) -> tuple[Network, PartsFound]:
