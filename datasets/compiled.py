@@ -22,6 +22,30 @@ def compiled(function: Callable[P, T]) -> Callable[P, T]:
     return made
 
 
+def compiled_in_lanes(function: Callable[P, T]) -> Callable[P, T]:
+    """`compiled`, and the same arithmetic on numbers side by side, as on x, y and z, becomes one instruction on several
+    (LLVM's superword-level parallelism). Each number is rounded as before: results are the same to the bit.
+
+    For single functions whose results a test compares to the bit: numba leaves this off by default since older LLVMs
+    got it wrong in places (its pull request 8852).
+    """
+    made = numba.njit(cache=True)(inspect.unwrap(function))
+    compile_signature = made.compile
+
+    def compile_in_lanes(signature: object) -> object:
+        # numba asks for this when it compiles, and has no such option of a single function.
+        default = numba.config.SLP_VECTORIZE
+        numba.config.SLP_VECTORIZE = 1
+        try:
+            return compile_signature(signature)
+        finally:
+            numba.config.SLP_VECTORIZE = default
+
+    made.compile = compile_in_lanes
+    in_lanes: Callable[P, T] = made
+    return in_lanes
+
+
 def _folder() -> Path:
     """Where machine code is kept: a folder for each state of all sources that are compiled.
 

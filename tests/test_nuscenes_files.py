@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from datasets.faults import FaultReason, InputRefused, SensorFileError
 from datasets.frames import RADAR_FIELDS, CameraImage
-from datasets.nuscenes.files import read_image_bytes, read_lidar_sweep, read_radar_sweep
+from datasets.nuscenes.files import ReadBuffer, read_image_bytes, read_lidar_sweep, read_radar_sweep
 from datasets.sensors.images import decode_image, picture_size
 from tests.nuscenes_fixture import write_radar
 
@@ -53,6 +53,14 @@ def test_lidar_points_come_as_written(tmp_path: Path) -> None:
     points = lidar_points()
     (tmp_path / "a.bin").write_bytes(points.tobytes())
     assert torch.equal(read_lidar_sweep(tmp_path, "a.bin").points, torch.from_numpy(points))
+
+
+def test_files_are_read_to_half_a_page_behind_a_pages_beginning() -> None:
+    buffer = ReadBuffer()
+    for size in (1, 5000, 700_000, 4096):  # the last into the memory of the one before
+        room = buffer.room(size)
+        assert len(room) == size
+        assert room.ctypes.data % 4096 == 2048
 
 
 @pytest.mark.parametrize("cut", [7, 4])

@@ -61,6 +61,24 @@ def check_lidar(root: Path, version: str) -> None:
         np.testing.assert_allclose(points[:, 4], ages[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+def test_points_are_moved_to_the_bit_as_float64_says(size: int) -> None:
+    """Each product and each sum rounded by itself, in the order that they are written in."""
+    draw = np.random.default_rng(size)
+    points = draw.normal(0.0, 3.0, (size, 5)).astype(np.float32)
+    target_from_sensor = from_yaw(0.3, (1000.0 * np.pi, -7.0, 1.8)) @ invert(from_yaw(-1.9, (0.9, 0.0, 0.1)))
+    target_from_sensor[:3, :3] += torch.from_numpy(draw.normal(0.0, 0.1, (3, 3)))  # no zeros
+    sweep = MovingSweep(torch.from_numpy(points), target_from_sensor, 0.4)
+    merged = merge_lidar_sweeps([sweep], close_radius=1.0, at_most=1)
+    far = points[~((np.abs(points[:, 0]) < 1.0) & (np.abs(points[:, 1]) < 1.0))]
+    x, y, z = far[:, :3].astype(np.float64).T
+    rows = (row[0] * x + row[1] * y + row[2] * z + row[3] for row in target_from_sensor.numpy()[:3])
+    ages = np.full(len(far), 0.4)
+    expected = np.stack([*rows, far[:, 3] / np.float32(255.0), ages], axis=1).astype(np.float32)
+    np.testing.assert_array_equal(merged.points.numpy(), expected)
+    assert merged.sizes == (len(far),)
+
+
 def test_lidar_sweeps_equal_the_devkits(synthetic_root: Path) -> None:
     check_lidar(synthetic_root, "v1.0-mini")
 

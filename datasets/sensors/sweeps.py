@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from calibration.transforms import Transform
-from datasets.compiled import compiled
+from datasets.compiled import compiled, compiled_in_lanes
 from datasets.frames import LIDAR_FIELDS, RADAR_FIELDS, LogFrame, MergedSweeps, PointSweep
 
 # Columns of moved radar returns. Positions and velocities in the target frame, everything else as the radar gave it.
@@ -171,7 +171,7 @@ def _product(a_from_b: NDArray[np.float64], b_from_c: NDArray[np.float64]) -> ND
     return a_from_c
 
 
-@compiled
+@compiled_in_lanes
 def _move_lidar(
     points: NDArray[np.float32],
     target_from_sensor: NDArray[np.float64],
@@ -188,14 +188,19 @@ def _move_lidar(
     yx, yy, yz, y0 = m[1, 0], m[1, 1], m[1, 2], m[1, 3]
     zx, zy, zz, z0 = m[2, 0], m[2, 1], m[2, 2], m[2, 3]
     for row in range(points.shape[0]):
-        x, y, z = points[row, 0], points[row, 1], points[row, 2]
+        # All in float64 and all before the first is written: so the compiler finds what can be done side by side.
+        x, y, z = np.float64(points[row, 0]), np.float64(points[row, 1]), np.float64(points[row, 2])
+        moved_x = xx * x + xy * y + xz * z + x0
+        moved_y = yx * x + yy * y + yz * z + y0
+        moved_z = zx * x + zy * y + zz * z + z0
+        intensity = points[row, 3] / scale
         # Each point is written, the next one over it where it is too close: no branch to be foreseen wrongly.
-        merged[count, 0] = xx * x + xy * y + xz * z + x0
-        merged[count, 1] = yx * x + yy * y + yz * z + y0
-        merged[count, 2] = zx * x + zy * y + zz * z + z0
-        merged[count, 3] = points[row, 3] / scale
+        merged[count, 0] = moved_x
+        merged[count, 1] = moved_y
+        merged[count, 2] = moved_z
+        merged[count, 3] = intensity
         merged[count, 4] = age
-        count += 1 - ((abs(x) < close_radius) & (abs(y) < close_radius))
+        count += not ((abs(x) < close_radius) & (abs(y) < close_radius))
     return count
 
 
