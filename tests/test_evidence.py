@@ -101,6 +101,9 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
     ]
     assert ["info_nce", "1", "492 k", "300", "0.250", "0.350", "0.500"] in [cells[:7] for cells in table]
     assert "triplet" not in page
+    assert "start from it" not in page
+    begun = replace(evidence, basis=replace(BASIS, init="0123456789abcdef"))
+    assert "SHA-256 0123456789ab) start from it" in " ".join(evidence_page(begun, rows, seeds=2).split())
     assert Spread.of([0.5]).text() == "0.500"
 
 

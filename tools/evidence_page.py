@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from tools.evaluation_analysis import SHORT_NAMES
-from tools.evidence_rows import Evidence, Spread, Trained
+from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained
 from tools.evidence_studies import Study, Variant
 
 _TITLES: Mapping[Study, str] = {
@@ -26,7 +26,7 @@ def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]],
     what = (
         f"{basis.train_samples} samples of {basis.train_scenes} scenes ({basis.split} of {basis.version}) are trained "
         f"on, {basis.steps} steps each; {basis.val_samples} samples of {basis.val_scenes} other scenes "
-        f"({basis.val_split}) are scored by the official metric. Mean ± standard deviation over the seeds that are "
+        f"({basis.val_split}) are scored by the official metric. {_begun(basis)}Mean ± standard deviation over the seeds that are "
         f"there, at most {seeds}. Seconds: of a training, by the clock, with whatever ran beside it. "
         f"{len(evidence.trained)} trainings."
     )
@@ -37,6 +37,12 @@ def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]],
         if found:
             parts += [f"## {_TITLES[study]}\n", *_tables(study, found, evidence)]
     return "\n".join(parts)
+
+
+def _begun(basis: EvidenceBasis) -> str:
+    if basis.init is None:
+        return ""
+    return f"Those that have a sensor branch of the given weights (SHA-256 {basis.init[:12]}) start from it. "
 
 
 def _trainings(evidence: Evidence, row: Variant, seeds: int) -> list[Trained]:
