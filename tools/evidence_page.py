@@ -26,8 +26,9 @@ def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]],
     what = (
         f"{basis.train_samples} samples of {basis.train_scenes} scenes ({basis.split} of {basis.version}) are trained "
         f"on, {basis.steps} steps each; {basis.val_samples} samples of {basis.val_scenes} other scenes "
-        f"({basis.val_split}) are scored by the official metric. {_begun(basis)}Mean ± standard deviation over the seeds that are "
-        f"there, at most {seeds}. Seconds: of a training, by the clock, with whatever ran beside it. "
+        f"({basis.val_split}) are scored by the official metric. {_begun(basis)}"
+        f"Mean ± standard deviation over the seeds that are there, at most {seeds}. Seconds: of a training, by the "
+        "clock, with whatever ran beside it. "
         f"{len(evidence.trained)} trainings."
     )
     parts = ["# Evidence\n", textwrap.fill(what, _WIDTH) + "\n"]
