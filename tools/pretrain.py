@@ -33,8 +33,7 @@ class PretrainArguments:
     """What `bevel pretrain` takes."""
 
     config: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="PRESET|CONFIG.JSON")]]
-    """A preset (tiny, small, base, large) or a config file; its sensor branches are trained, with `--loss perspective`
-    the camera branch."""
+    """A preset (tiny, small, base, large) or a config file; its sensor branches are trained."""
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
@@ -44,8 +43,8 @@ class PretrainArguments:
     output: Path | None = None
     """The run folder, otherwise runs/PRESET-pretrained."""
     loss: PretrainingLoss | None = None
-    """Which cross-modal loss, instead of the config's (info_nce where it has none): the sensors learn from one another,
-    without annotations. perspective: the camera branch learns from the annotated boxes in its pictures."""
+    """Which cross-modal loss, instead of the config's (info_nce where it has none); perspective: the camera branch
+    alone, from annotated boxes."""
     steps: int | None = None
     """Steps, instead of the config's."""
     seed: int | None = None
