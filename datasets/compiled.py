@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 
@@ -29,7 +29,7 @@ def compiled_in_lanes(function: Callable[P, T]) -> Callable[P, T]:
     For single functions whose results a test compares to the bit: numba leaves this off by default since older LLVMs
     got it wrong in places (its pull request 8852).
     """
-    made = numba.njit(cache=True)(inspect.unwrap(function))
+    made: Any = compiled(function)
     compile_signature = made.compile
 
     def compile_in_lanes(signature: object) -> object:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor, nn
 
-from datasets.samples.batch import PointBatch
+from datasets.samples.batch import Batch, PointBatch
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.bev_neck import BevNeck, BevNeckConfig
 from perception.grid import BevGrid
@@ -31,6 +31,14 @@ class CameraConfig:
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"width must be at least 1, not {self.width}")
+
+    def check_has_depths(self, task: str) -> None:
+        """Raise ValueError where the view transform has no depths for this task to learn."""
+        if not isinstance(self.view, LiftSplatConfig):
+            raise ValueError(
+                f"{task} is learnt by the lift_splat view transform, and the camera's is {self.view.kind}: "
+                f"take lift_splat, or leave {task} out"
+            )
 
     @property
     def uses_lidar(self) -> bool:
@@ -116,19 +124,17 @@ class CameraBranch(nn.Module):
         nearest = nearest_depths(lidar, features.pixels)
         return replace(features, lidar_depth=torch.where(nearest.isfinite(), nearest, 0.0).float())
 
-    def feature_pixels(
-        self,
-        images: UInt8[Tensor, "B N 3 H W"],
-        intrinsics: Float32[Tensor, "B N 3 3"],
-        ego_from_cam: Float32[Tensor, "B N 4 4"],
-        camera_available: Bool[Tensor, "B N"],
-    ) -> FeaturePixels:
-        """Where the features of the available cameras look, without computing any."""
-        sample, camera = torch.nonzero(camera_available, as_tuple=True)
+    def feature_pixels(self, batch: Batch) -> FeaturePixels:
+        """Where the features of a batch's available cameras look, without computing any."""
+        sample, camera = torch.nonzero(batch.camera_available, as_tuple=True)
         stride = self.backbone.stride
-        size = (-(-images.shape[-2] // stride), -(-images.shape[-1] // stride))
         return FeaturePixels(
-            intrinsics[sample, camera], ego_from_cam[sample, camera], sample, size, stride, self.backbone.offset
+            batch.intrinsics[sample, camera],
+            batch.ego_from_cam[sample, camera],
+            sample,
+            (-(-batch.images.shape[-2] // stride), -(-batch.images.shape[-1] // stride)),
+            stride,
+            self.backbone.offset,
         )
 
     def bev(self, images: ImageFeatures) -> Float[Tensor, "B C Y X"]:

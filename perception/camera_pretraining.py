@@ -21,11 +21,8 @@ class CameraPretraining(nn.Module):
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
-        check_perspective(config.camera)
-        if config.camera is None:
-            raise TypeError("check_perspective has let it through")
         self.config = config
-        self.camera = CameraBranch(config.camera, config.grid, config.channels)
+        self.camera = CameraBranch(check_perspective(config.camera), config.grid, config.channels)
         self.perspective = PerspectiveHead(config.perspective or PerspectiveConfig(), self.camera.backbone.channels)
 
     def forward(self, batch: Batch) -> ImageFeatures | None:

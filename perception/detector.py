@@ -33,7 +33,6 @@ from perception.tasks.perspective import PerspectiveConfig, PerspectiveHead, che
 from perception.tasks.segmentation import SegmentationConfig, SegmentationHead
 from perception.tasks.task_weights import Task, TaskWeights, TaskWeightsConfig
 from perception.temporal import FrameBevs, TemporalConfig, TemporalFusion, along_stream
-from perception.view_transform.lift_splat import LiftSplatConfig
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,8 @@ class DetectorConfig:
             raise ValueError(f"channels must be at least 1, not {self.channels}")
         if self.depth is not None and (self.camera is None or self.lidar is None):
             raise ValueError("depth is learnt by the camera branch from LiDAR points: it needs both branches")
-        if self.depth is not None and self.camera is not None and not isinstance(self.camera.view, LiftSplatConfig):
-            raise ValueError(
-                f"depth is learnt by the lift_splat view transform, and the camera's is {self.camera.view.kind}: "
-                "take lift_splat, or leave depth out"
-            )
+        if self.depth is not None and self.camera is not None:
+            self.camera.check_has_depths("depth")
         if self.perspective is not None:
             check_perspective(self.camera)
         if self.camera is not None and self.camera.uses_lidar and self.lidar is None:

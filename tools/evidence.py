@@ -19,21 +19,19 @@ from datasets.nuscenes.reader import NuScenesReader
 from datasets.nuscenes.splits import default_split
 from datasets.samples.batch import collate
 from datasets.samples.make_sample import make_sample
-from perception.weights import parts_of
 from tools.benchmarks.side_by_side import interleaved, one_thread
 from tools.devices import DeviceChoice, limit_threads
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Trained, read_evidence, write_evidence
 from tools.evidence_studies import STUDIES, Study, Variant, config_digest, trials_in_order, variants
-from tools.evidence_training import TrialToMeasure, measure_trial, run_of
+from tools.evidence_training import TrialToMeasure, has_branch_of, measure_trial, run_of
 from tools.exit_codes import Interrupted
 from tools.jobs import Job, run_jobs
 from tools.open_dataset import DataRoot, open_tables, tables_root
 from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig
-from tools.shipped_runs import weights_file
-from tools.training.run_folder import load_detector
+from tools.training.run_folder import load_detector, weights_file
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def evidence(arguments: EvidenceArguments) -> Path:
     rows = {study: variants(study, config) for study in arguments.studies}
     reader = open_tables(tables_root(arguments.data_root), arguments.version, config.sample)
     init = None if arguments.init is None else weights_file(arguments.init)
-    if init is not None and parts_of(init).isdisjoint(config.detector.sensors):
+    if init is not None and not has_branch_of(config, init):
         raise InputRefused(f"--init {init} has no sensor branch of {arguments.config}: every variant would start anew.")
     studies = _Studies(arguments, rows, reader, _basis(arguments, config, reader, init), init)
     arguments.output.mkdir(parents=True, exist_ok=True)

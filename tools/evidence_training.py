@@ -14,7 +14,7 @@ from tools.pretrain import PretrainArguments, pretrain
 from tools.report import read_training_log
 from tools.robustness import RobustnessArguments, robustness
 from tools.robustness_rows import read_measured
-from tools.run_config import write_config
+from tools.run_config import RunConfig, write_config
 from tools.train import TrainArguments, train
 from tools.training.checkpoint import checkpoints
 from tools.training.run_folder import RunFolder, load_detector
@@ -43,6 +43,11 @@ class TrialToMeasure:
 def run_of(output: Path, trial: Trial) -> RunFolder:
     """Where a trial is trained."""
     return RunFolder(output / "runs" / trial.digest)
+
+
+def has_branch_of(config: RunConfig, weights: Path) -> bool:
+    """Whether the detector has a sensor branch that a weights file has. Raises InputRefused as `parts_of` does."""
+    return not parts_of(weights).isdisjoint(config.detector.sensors)
 
 
 def measure_trial(wanted: TrialToMeasure) -> Trained:
@@ -97,9 +102,8 @@ def _trained(wanted: TrialToMeasure) -> Trained:
 
 def _init(wanted: TrialToMeasure) -> Path | None:
     """What all trainings begin with, for those that have a sensor branch of it."""
-    if wanted.init is None or parts_of(wanted.init).isdisjoint(wanted.trial.config.detector.sensors):
-        return None
-    return wanted.init
+    init = wanted.init
+    return None if init is None or not has_branch_of(wanted.trial.config, init) else init
 
 
 def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:

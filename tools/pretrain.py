@@ -17,9 +17,8 @@ from tools.exit_codes import Degraded
 from tools.open_dataset import DataRoot, open_reader, split_of_reader
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
-from tools.shipped_runs import weights_file
 from tools.training.config import TrainingConfig
-from tools.training.in_folder import refuse_unfinished, resume_command, train_in_folder
+from tools.training.in_folder import refuse_two_starts, refuse_unfinished, resume_command, train_in_folder
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingSummary
 from tools.training.processes import Processes, join_processes
@@ -72,8 +71,7 @@ def pretrain(arguments: PretrainArguments) -> Path:
     Raises InputRefused for bad input, Interrupted after Ctrl-C (a checkpoint is saved), Diverged, CommandFailed, and
     with `strict` Degraded where sensors were missing.
     """
-    if arguments.init is not None and arguments.resume:
-        raise InputRefused("--init starts a run, and --resume goes on with what it has learnt: leave out one of them.")
+    refuse_two_starts(arguments.init, arguments.resume)
     config = pretraining_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / f"{Path(arguments.config).stem}-pretrained")
@@ -86,7 +84,8 @@ def pretrain(arguments: PretrainArguments) -> Path:
 
 
 def pretraining_config(arguments: PretrainArguments) -> RunConfig:
-    """The preset or the config file, with what the command line changes and without what plays no part.
+    """The preset or the config file, with what the command line changes and without what plays no part; no modality is
+    dropped, for there is one alone or they are compared.
 
     Raises InputRefused as `check_pretraining` or `check_perspective` has it.
     """
@@ -94,7 +93,6 @@ def pretraining_config(arguments: PretrainArguments) -> RunConfig:
     training = replace(config.training, modality_dropout=0.0, validate_every=None, patience=None)
     try:
         if arguments.loss == "perspective":
-            check_perspective(config.detector.camera)
             detector, training = _camera_alone(config.detector), replace(training, objective="perspective")
         else:
             check_pretraining(config.detector)
@@ -117,10 +115,9 @@ def pretraining_config(arguments: PretrainArguments) -> RunConfig:
 
 def _camera_alone(detector: DetectorConfig) -> DetectorConfig:
     """Nothing else is trained, nor read: but LiDAR points, where the camera branch looks at them."""
-    camera = detector.camera
     return replace(
         detector,
-        lidar=detector.lidar if camera is not None and camera.uses_lidar else None,
+        lidar=detector.lidar if check_perspective(detector.camera).uses_lidar else None,
         radar=None,
         pose=None,
         temporal=None,
@@ -163,5 +160,5 @@ def _pretrain(arguments: PretrainArguments, config: RunConfig, run: RunFolder, p
         processes,
         resume=arguments.resume,
         missing_sensors=arguments.missing_sensors,
-        init=None if arguments.init is None else weights_file(arguments.init),
+        init=arguments.init,
     )

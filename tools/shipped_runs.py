@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-from tools.training.run_folder import weights_of_run
-
 _FOLDER = Path(__file__).resolve().parent / "shipped"
 
 
@@ -30,9 +28,3 @@ def folder_of_outputs(run: Path) -> Path:
     folder nor among the user's runs of that preset.
     """
     return Path("runs") / f"shipped-{run.name}" if run.parent == _FOLDER else run
-
-
-def weights_file(run_or_file: Path) -> Path:
-    """The weights of a run or a shipped one, or the file itself. Raises InputRefused for a folder that is no run."""
-    run_or_file = run_or_shipped(run_or_file)
-    return weights_of_run(run_or_file) if run_or_file.is_dir() else run_or_file

@@ -19,9 +19,8 @@ from tools.map_scores import map_targets
 from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_root
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
-from tools.shipped_runs import weights_file
 from tools.training.held_out import refuse_held_out_objects
-from tools.training.in_folder import refuse_unfinished, resume_command, train_in_folder
+from tools.training.in_folder import refuse_two_starts, refuse_unfinished, resume_command, train_in_folder
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingSummary
 from tools.training.processes import Processes, join_processes
@@ -74,8 +73,7 @@ def train(arguments: TrainArguments) -> Path:
     Raises InputRefused for bad input, Interrupted after Ctrl-C (a checkpoint is saved), Diverged, CommandFailed, and
     with `strict` Degraded where sensors were missing.
     """
-    if arguments.init is not None and arguments.resume:
-        raise InputRefused("--init starts a run, and --resume goes on with what it has learnt: leave out one of them.")
+    refuse_two_starts(arguments.init, arguments.resume)
     config = training_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
@@ -163,7 +161,7 @@ def _train(arguments: TrainArguments, config: RunConfig, run: RunFolder, process
         split,
         run,
         processes,
-        init=None if arguments.init is None else weights_file(arguments.init),
+        init=arguments.init,
         resume=arguments.resume,
         missing_sensors=arguments.missing_sensors,
         validation=_validation(arguments, config, reader, run, processes),

@@ -14,6 +14,10 @@ from perception.heads.quality import QualityConfig, overlaps, quality_loss
 # Of the focal loss of yes or no.
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
+# The bias of a layer whose focal loss says where something is: sigmoid(-2.19) = 0.1, so that at first everything is
+# unlikely (Lin et al. 2017), or the empty places drown the rest.
+UNLIKELY_LOGIT = -2.19
+
 
 def gaussian_focal_loss(
     logits: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"], positives: Float[Tensor, ""]

@@ -12,7 +12,7 @@ from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES
 from perception.grid import BevGrid
 from perception.heads.box_codes import BoxRegression, CellIndex, decode_boxes, encode_codes, learnable
-from perception.heads.box_losses import focal_loss, gaussian_focal_loss, weighted_box_losses
+from perception.heads.box_losses import UNLIKELY_LOGIT, focal_loss, gaussian_focal_loss, weighted_box_losses
 from perception.heads.box_regressor import BoxRegressor
 from perception.heads.center_targets import center_targets
 from perception.heads.detection_head import DetectionHead
@@ -95,7 +95,7 @@ class QueryHead(DetectionHead[QueryOutputs]):
             QueryDecoderLayer(width, config.heads, config.points, config.feedforward) for _ in range(config.layers)
         )
         self.classify = nn.Linear(width, len(DETECTION_CLASSES))
-        nn.init.constant_(self.classify.bias, -2.19)  # as of the heatmap: at first every class is unlikely
+        nn.init.constant_(self.classify.bias, UNLIKELY_LOGIT)
         self.regress = BoxRegressor(
             width, config.hidden, groups=1, quality=config.quality is not None, velocities=velocities
         )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from datasets.classes import DETECTION_CLASSES
 from perception.bev_neck import CellNorm, ConvBlock
 from perception.grid import BevGrid
+from perception.heads.box_losses import UNLIKELY_LOGIT
 
 
 class HeatmapTrunk(nn.Module):
@@ -23,8 +24,7 @@ class HeatmapTrunk(nn.Module):
         self.neighbours = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.norm = CellNorm(channels)
         self.heatmap = nn.Linear(channels, len(DETECTION_CLASSES))
-        # sigmoid(-2.19) = 0.1: at first everything is unlikely (Lin et al. 2017), or the empty cells drown the rest.
-        nn.init.constant_(self.heatmap.bias, -2.19)
+        nn.init.constant_(self.heatmap.bias, UNLIKELY_LOGIT)
 
     def forward(self, bev: Float[Tensor, "B D V U"]) -> tuple[Float[Tensor, "B 10 Y X"], Float[Tensor, "B C Y X"]]:
         """Heatmap logits and features."""

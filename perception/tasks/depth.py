@@ -5,7 +5,6 @@ BEVDepth (Li et al. 2022): without it the distribution learns from boxes alone, 
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -45,10 +44,8 @@ def depth_losses(
 
 def depth_targets_of(config: DepthTaskConfig, camera: CameraBranch, batch: Batch) -> Int64[Tensor, "K V U"]:
     """`depth_targets` of the K cameras of a batch that are there."""
-    pixels = camera.feature_pixels(batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available)
-    return depth_targets(
-        points_of(batch.lidar, batch.lidar_available), pixels, camera.depth_view.config, config.max_age
-    )
+    points = points_of(batch.lidar, batch.lidar_available)
+    return depth_targets(points, camera.feature_pixels(batch), camera.depth_view.config, config.max_age)
 
 
 def depth_targets(
@@ -60,11 +57,7 @@ def depth_targets(
     """
     young = points.points[:, _AGE] <= max_age
     cloud = PointBatch(points.points[young], points.sample_index[young], points.batch_size)
-    nearest = nearest_depths(cloud, pixels)
-    low, high = bins.depth_range
-    known = (nearest >= low) & (nearest < high)
-    index = ((torch.where(known, nearest, low) - low) / (high - low) * bins.depth_bins).long()
-    return torch.where(known, index.clamp(max=bins.depth_bins - 1), -1)
+    return bins.bins_of(nearest_depths(cloud, pixels))
 
 
 def depth_loss(

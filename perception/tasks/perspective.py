@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from calibration.cameras import project
+from calibration.transforms import transform_points
 from datasets.boxes import Boxes3D
 from datasets.classes import DETECTION_CLASSES
 from datasets.samples.batch import Batch
 from perception.bev_neck import CellLinear
 from perception.camera_branch import CameraBranch, CameraConfig
-from perception.heads.box_losses import gaussian_focal_loss
+from perception.heads.box_losses import UNLIKELY_LOGIT, gaussian_focal_loss
 from perception.image_features import FeaturePixels, ImageFeatures
 from perception.losses import Counts, Losses, at_least_one
 from perception.view_transform.lift_splat import LiftSplatConfig
@@ -67,7 +69,7 @@ class PerspectiveHead(nn.Module):
         super().__init__()
         self.config = config
         self.classify = CellLinear(channels, len(DETECTION_CLASSES))
-        nn.init.constant_(self.classify.linear.bias, -2.19)  # as of the BEV's heatmap
+        nn.init.constant_(self.classify.linear.bias, UNLIKELY_LOGIT)
 
     def forward(self, features: Float[Tensor, "K F V U"]) -> Float[Tensor, "K 10 V U"]:
         """Logits."""
@@ -78,8 +80,7 @@ class PerspectiveHead(nn.Module):
         """What the batch's annotations say to the cameras that are there. Raises ValueError where it has none."""
         if batch.boxes is None:
             raise ValueError("perspective is learnt from annotations, and the batch has none")
-        pixels = camera.feature_pixels(batch.images, batch.intrinsics, batch.ego_from_cam, batch.camera_available)
-        return perspective_targets(batch.boxes, pixels, camera.depth_view.config)
+        return perspective_targets(batch.boxes, camera.feature_pixels(batch), camera.depth_view.config)
 
     def losses(
         self, camera: CameraBranch, images: ImageFeatures | None, batch: Batch, counts: Counts | None = None
@@ -105,15 +106,12 @@ class PerspectiveHead(nn.Module):
         )
 
 
-def check_perspective(camera: CameraConfig | None) -> None:
-    """Raise ValueError for a detector whose camera branch has no depth bins, or that has none."""
+def check_perspective(camera: CameraConfig | None) -> CameraConfig:
+    """The branch that learns it. Raises ValueError for a detector that has none, or one without depths."""
     if camera is None:
         raise ValueError("perspective is learnt by the camera branch, and there is none")
-    if not isinstance(camera.view, LiftSplatConfig):
-        raise ValueError(
-            f"perspective is learnt by the lift_splat view transform, and the camera's is {camera.view.kind}: "
-            "take lift_splat, or leave perspective out"
-        )
+    camera.check_has_depths("perspective")
+    return camera
 
 
 def perspective_targets(boxes: Sequence[Boxes3D], pixels: FeaturePixels, bins: LiftSplatConfig) -> PerspectiveTargets:
@@ -144,9 +142,7 @@ def perspective_targets(boxes: Sequence[Boxes3D], pixels: FeaturePixels, bins: L
         bumps = torch.exp(-0.5 * (u.square()[:, None] + v.square()[:, :, None]))
         bumps, labels = bumps[in_picture].flatten(1), seen.labels[in_picture]
         heatmap[camera].flatten(1).scatter_reduce_(0, labels[:, None].expand_as(bumps), bumps, "amax")
-    start, end = bins.depth_range
-    index = ((nearest.nan_to_num(posinf=start) - start) / (end - start) * bins.depth_bins).long()
-    return PerspectiveTargets(heatmap, torch.where(nearest.isfinite(), index.clamp(0, bins.depth_bins - 1), -1))
+    return PerspectiveTargets(heatmap, bins.bins_of(nearest))
 
 
 class _Outlines(NamedTuple):
@@ -167,12 +163,11 @@ def _outlines(
     # The eight corners, then the middle.
     points = torch.cat([boxes.corners(), boxes.centers[:, None]], dim=1)
     cam_from_ego = torch.linalg.inv_ex(ego_from_cam).inverse
-    points = points @ cam_from_ego[:3, :3].T + cam_from_ego[:3, 3]
-    depth = points[:, 8, 2]
+    pixels, depths = project(intrinsics, transform_points(cam_from_ego, points.flatten(0, 1)))
+    pixels, depths = pixels.view(len(boxes), 9, 2), depths.view(len(boxes), 9)
+    depth = depths[:, 8]
     # Comparisons with NaN are false: such boxes go here.
-    kept = (points[:, :8, 2] > _NEAREST_CORNER).all(dim=1)
+    kept = (depths[:, :8] > _NEAREST_CORNER).all(dim=1)
     kept &= (depth >= bins.depth_range[0]) & (depth < bins.depth_range[1])
-    points = points[kept] @ intrinsics.T
-    pixels = points[..., :2] / points[..., 2:]
-    corners = pixels[:, :8]
-    return _Outlines(corners.amin(dim=1), corners.amax(dim=1), pixels[:, 8], depth[kept], boxes.labels[kept])
+    corners, middle = pixels[kept, :8], pixels[kept, 8]
+    return _Outlines(corners.amin(dim=1), corners.amax(dim=1), middle, depth[kept], boxes.labels[kept])

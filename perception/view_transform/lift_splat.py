@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor, nn
 
 from perception.bev_neck import ConvBlock
@@ -46,6 +46,13 @@ class LiftSplatConfig:
         """The middle of each bin, metres."""
         low, high = self.depth_range
         return low + (torch.arange(self.depth_bins) + 0.5) * ((high - low) / self.depth_bins)
+
+    def bins_of(self, depths: Float[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+        """The bin of each depth, metres; -1 outside the range, and of what is not finite."""
+        low, high = self.depth_range
+        known = (depths >= low) & (depths < high)
+        index = ((torch.where(known, depths, low) - low) / (high - low) * self.depth_bins).long()
+        return torch.where(known, index.clamp(max=self.depth_bins - 1), -1)
 
 
 class LiftSplat(ViewTransform):

@@ -19,7 +19,7 @@ from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingLoop, TrainingSummary
 from tools.training.network import network_from
 from tools.training.processes import Processes
-from tools.training.run_folder import RunFolder
+from tools.training.run_folder import RunFolder, weights_file
 from tools.training.run_report import write_run_report
 from tools.training.validation import Validation
 
@@ -42,6 +42,12 @@ class TrainingArguments(Protocol):
         """The dataroot, or a URL of shards."""
 
 
+def refuse_two_starts(init: Path | None, resume: bool) -> None:
+    """Raise InputRefused where a run is to begin with some weights and to go on with its own."""
+    if init is not None and resume:
+        raise InputRefused("--init starts a run, and --resume goes on with what it has learnt: leave out one of them.")
+
+
 def train_in_folder(
     config: RunConfig,
     dataset: FusionDataset,
@@ -56,8 +62,9 @@ def train_in_folder(
 ) -> TrainingSummary:
     """Train on the samples of a split, alone in the run's folder, and say there and on stdout what happens.
 
-    init: a weights file to start from. Raises as `train` does.
+    init: a run, a shipped one or a weights file to start from. Raises as `train` does.
     """
+    init = None if init is None else weights_file(init)
     # What torchrun starts again goes on; a restart may come before there is a run, though.
     resume = resume or (processes.restarted and run.config.is_file())
     # Tried before there is a run that would have to be removed.

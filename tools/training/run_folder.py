@@ -32,6 +32,7 @@ from datasets.version import bevel_version
 from perception.detector import Detector
 from perception.weights import load_weights
 from tools.run_config import RunConfig, config_to_json, read_config
+from tools.shipped_runs import run_or_shipped
 from tools.training.checkpoint import newest_checkpoint
 from tools.training.network import without_pretrained_weights
 
@@ -124,6 +125,12 @@ def weights_of_run(run: Path) -> Path:
     if not folder.checkpoints.is_dir():
         raise InputRefused(f"{run} holds neither weights.safetensors nor a checkpoint: train it first.")
     return newest_checkpoint(folder.checkpoints) / "weights.safetensors"
+
+
+def weights_file(run_or_file: Path) -> Path:
+    """The weights of a run or a shipped one, or the file itself. Raises InputRefused for a folder that is no run."""
+    run_or_file = run_or_shipped(run_or_file)
+    return weights_of_run(run_or_file) if run_or_file.is_dir() else run_or_file
 
 
 def refuse_no_run(run: Path) -> None:
