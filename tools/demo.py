@@ -32,7 +32,7 @@ from tools.run_config import write_config
 from tools.shipped_runs import run_or_shipped
 from tools.simulate import SimulateArguments, simulate
 from tools.train import TrainArguments, train
-from tools.training.checkpoint import checkpoints
+from tools.training.checkpoint_files import checkpoints
 from tools.training.run_folder import RunFolder, load_detector
 from tools.visualize import DetectorView, draw_frames, evenly_spread
 

@@ -16,7 +16,7 @@ from tools.robustness import RobustnessArguments, robustness
 from tools.robustness_rows import read_measured
 from tools.run_config import RunConfig, write_config
 from tools.train import TrainArguments, train
-from tools.training.checkpoint import checkpoints
+from tools.training.checkpoint_files import checkpoints
 from tools.training.run_folder import RunFolder, load_detector
 
 

@@ -58,6 +58,8 @@ class TrainArguments:
     """Start from the parts that these weights have (of bevel pretrain, say)."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
+    shard: bool = False
+    """Each process of torchrun keeps a share of the weights and moments (FSDP2), for networks that are too large."""
     missing_sensors: MissingSensorsPolicy = "refuse"
     """What to do about sensor files that are missing or broken."""
     strict: bool = False
@@ -77,7 +79,7 @@ def train(arguments: TrainArguments) -> Path:
     config = training_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
-    with join_processes(arguments.device, config.training.process_timeout) as processes:
+    with join_processes(arguments.device, config.training.process_timeout, shard=arguments.shard) as processes:
         summary = _train(arguments, config, run, processes)
     refuse_unfinished(summary, resume_command("train", arguments, run))
     if arguments.val_split is not None and processes.first:
