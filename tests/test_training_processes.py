@@ -27,6 +27,10 @@ from tools.exit_codes import ExitCode
 from tools.run_config import RunConfig, write_config
 from tools.train import TrainArguments, train
 from tools.training.checkpoint_files import checkpoints
+from tools.training.network import network_of
+from tools.training.processes import join_processes
+from tools.training.sharding import own_rows
+from tools.training.trained_network import TrainedNetwork
 
 STEPS = 3
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,6 +152,21 @@ CHECKPOINT_FILES = tuple(
 )
 
 
+def test_each_of_two_processes_keeps_half_of_the_weights_and_their_average() -> None:
+    config = config_of(1, 1)
+
+    def work() -> None:
+        with join_processes("cpu", 60.0, shard=True) as processes:
+            network = network_of(config)
+            whole = sum(parameter.numel() for parameter in network.parameters())
+            average = TrainedNetwork(network, config, processes).average
+            kept = [sum(own_rows(tensor).numel() for tensor in one.parameters()) for one in (network, average)]
+        # Of three rows one process has two.
+        os._exit(0 if all(0.4 < own / whole < 0.6 for own in kept) else 1)
+
+    assert run_in_processes(2, work) == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"optimizer": "muon"}, "muon needs whole matrices"), ({"precision": "fp16"}, "fp16's scale needs whole")],
@@ -214,21 +233,24 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def torchrun(root: Path, folder: Path, name: str, restarts: int, **environment: str) -> int:
+def torchrun(root: Path, folder: Path, name: str, restarts: int, *options: str, **environment: str) -> int:
     (folder / "train.py").write_text(_FAULTY)
     words = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", f"--max-restarts={restarts}"]
     words += [str(folder / "train.py"), "train", str(folder / "c.json"), "--data-root", str(root)]
-    words += ["--output", str(folder / name), "--device", "cpu", "--threads", "1"]
+    words += ["--output", str(folder / name), "--device", "cpu", "--threads", "1", *options]
     kept = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *words], env=kept | environment, timeout=280).returncode
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_killed_training_and_it_ends_in_the_same_bits(nuscenes_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--shard",)])
+def test_torchrun_restarts_a_killed_training_and_it_ends_in_the_same_bits(
+    nuscenes_root: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     config = small_config(12, checkpoint_interval=5)
     write_config(tmp_path / "c.json", replace(config, training=replace(config.training, process_timeout=20.0)))
-    assert torchrun(nuscenes_root, tmp_path, "whole", 0) == 0
-    assert torchrun(nuscenes_root, tmp_path, "killed", 3, FAULT="SIGKILL") == 0
+    assert torchrun(nuscenes_root, tmp_path, "whole", 0, *options) == 0
+    assert torchrun(nuscenes_root, tmp_path, "killed", 3, *options, FAULT="SIGKILL") == 0
     assert "from step 5\n" in (tmp_path / "killed" / "train.log").read_text()
     whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
     assert all(whole[name].equal(killed[name]) for name in whole)
