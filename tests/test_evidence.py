@@ -113,9 +113,10 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
 
 def test_the_sensors_have_tables_by_class_distance_and_condition() -> None:
     rows: dict[Study, tuple[Variant, ...]] = {"sensors": variants("sensors", small_config(2))}
-    evidence = Evidence(BASIS).with_trained(trained(rows["sensors"][0].trial(0).digest, 0, 0.4))
-    page = evidence_page(evidence, rows)
-    assert "|        | car   |\n| ------ | ----- |\n| camera | 0.400 |" in page
+    camera, lidar = (trained(row.trial(0).digest, 0, 0.4) for row in rows["sensors"][:2])
+    assert "##" not in evidence_page(Evidence(BASIS).with_trained(camera), rows)  # one row compares nothing
+    page = evidence_page(Evidence(BASIS).with_trained(camera).with_trained(lidar), rows)
+    assert "|        | car   |\n| ------ | ----- |\n| camera | 0.400 |\n| lidar  | 0.400 |" in page
     assert "|        | 0 to 20 m |\n| ------ | --------- |\n| camera | 0.400     |" in page
     assert "|        | day   |\n" in page
 
@@ -170,13 +171,15 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     words += ["--jobs", "1", "--device", "cpu", "--split", "scene-0061", "--val-split", "scene-0103", "--studies"]
     assert main([*words, "losses"]) == ExitCode.FINE
     assert capsys.readouterr().out.splitlines()[-1] == str(output / "evidence.md")
+    assert "## One set of weights" not in (output / "evidence.md").read_text()
     first = json.loads((output / "evidence.json").read_text())["trained"]
     assert len(first) == len(list((output / "runs").iterdir())) == 5
     # The subsets' study begins with what the losses' "none" has trained; a run is not trained twice.
     weights = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/weights.safetensors")}
     assert main([*words, "subsets"]) == ExitCode.FINE
     # The page has what an earlier command has measured, too.
-    assert all(title in (output / "evidence.md").read_text() for title in ("## Losses", "## One set of weights"))
+    page = (output / "evidence.md").read_text()
+    assert all(found in page for found in ("## Losses", "| info_nce ", "## One set of weights", "| camera+lidar "))
     both = json.loads((output / "evidence.json").read_text())["trained"]
     assert len(both) == 6
     assert all(path.stat().st_mtime_ns == written for path, written in weights.items())

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -115,18 +115,25 @@ def difference_of(weights: dict[str, torch.Tensor], others: dict[str, torch.Tens
     return max(float((weights[name] - others[name]).abs().max()) for name in weights)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("change", "tolerance"),
+    [
+        ({"accumulate": 2}, 1e-5),
+        pytest.param({"optimizer": "sgd", "checkpoint_activations": True}, 1e-5, marks=pytest.mark.slow),
+        pytest.param({"precision": "bf16"}, 1e-3, marks=pytest.mark.slow),
+    ],
+)
 def test_shares_learn_what_whole_weights_do_where_sensors_are_missing(
-    nuscenes_root: Path, tmp_path: Path, optimizer: Literal["adamw", "sgd"]
+    nuscenes_root: Path, tmp_path: Path, change: dict[str, Any], tolerance: float
 ) -> None:
     """Each process drops sensors of its own: what only one of them uses is learnt by both, what none does by none."""
-    config = small_config(8, learning_rate=1e-3, modality_dropout=0.9)
-    config = replace(config, training=replace(config.training, optimizer=optimizer, batch_size=1, weight_decay=0.1))
+    config = small_config(6, learning_rate=1e-3, modality_dropout=0.9)
+    config = replace(config, training=replace(config.training, batch_size=1, weight_decay=0.1, **change))
     whole = run_of(nuscenes_root, tmp_path / "whole", config, processes=2)
     shares = run_of(nuscenes_root, tmp_path / "shares", config, processes=2, shard=True)
     for column in ("loss", "gradient_norm"):
-        assert (numbers(shares, column) / numbers(whole, column) - 1).abs().max() < 1e-5
-    assert difference_of(weights_of(whole), weights_of(shares)) < 1e-6
+        assert (numbers(shares, column) / numbers(whole, column) - 1).abs().max() < tolerance
+    assert difference_of(weights_of(whole), weights_of(shares)) < tolerance / 10
 
 
 def test_shares_are_validated_saved_and_resumed_as_whole_weights(nuscenes_root: Path, tmp_path: Path) -> None:
@@ -145,6 +152,9 @@ def test_shares_are_validated_saved_and_resumed_as_whole_weights(nuscenes_root: 
     (shares / "weights.safetensors").unlink()
     run("shares", shard=True, resume=True)
     assert all(difference_of(tensors, load_file(shares / file)) == 0.0 for file, tensors in kept.items())
+    shutil.rmtree(shares / "checkpoints" / "step_00000004")
+    run("shares", resume=True)
+    assert all(difference_of(tensors, load_file(shares / file)) < 1e-5 for file, tensors in kept.items())
 
 
 CHECKPOINT_FILES = tuple(
@@ -178,7 +188,7 @@ def test_what_cannot_be_shared_out_is_refused(
     write_config(tmp_path / "c.json", replace(config, training=replace(config.training, **change)))
     assert run_in_processes(2, lambda: command(nuscenes_root, tmp_path, "--shard")) == [ExitCode.INPUT_REFUSED] * 2
     assert said in (tmp_path / "stderr 0").read_text()
-    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_process_alone_has_nobody_to_share_with(nuscenes_root: Path, tmp_path: Path) -> None:
@@ -186,10 +196,13 @@ def test_a_process_alone_has_nobody_to_share_with(nuscenes_root: Path, tmp_path:
         run_of(nuscenes_root, tmp_path / "run", small_config(1), shard=True)
 
 
-def test_steps_without_finite_numbers_are_skipped_in_all_processes(nuscenes_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--shard",)])
+def test_steps_without_finite_numbers_are_skipped_in_all_processes(
+    nuscenes_root: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     config = config_of(1, 2)
     write_config(tmp_path / "c.json", replace(config, training=replace(config.training, steps=50, learning_rate=1e30)))
-    assert run_in_processes(2, lambda: command(nuscenes_root, tmp_path)) == [ExitCode.DIVERGED] * 2
+    assert run_in_processes(2, lambda: command(nuscenes_root, tmp_path, *options)) == [ExitCode.DIVERGED] * 2
     (said,) = {line for line in (tmp_path / "stderr 1").read_text().splitlines() if "Training diverged" in line}
     assert "no finite loss or gradient in 3 steps in a row" in said
     (checkpoint,) = checkpoints(tmp_path / "run" / "checkpoints")

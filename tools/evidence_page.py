@@ -22,7 +22,9 @@ _WIDTH = 120  # characters of a line, as far as one column allows
 
 
 def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]]) -> str:
-    """Those of the studies that have trainings. Figures are means over seeds ± their standard deviation."""
+    """Those of the studies that have something to compare: two rows. Figures are means over seeds ± their standard
+    deviation.
+    """
     basis = evidence.basis
     seeds = 1 + max((one.seed for one in evidence.trained), default=0)
     what = (
@@ -36,8 +38,10 @@ def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]])
     parts = ["# Evidence\n", textwrap.fill(what, _WIDTH) + "\n"]
     for study, of_study in rows.items():
         found = [(row.name, _trainings(evidence, row, seeds)) for row in of_study]
+        if study == "subsets":  # the row without dropout may have been trained for another study
+            found = [(name, [one for one in trainings if one.subsets]) for name, trainings in found]
         found = [(name, trainings) for name, trainings in found if trainings]
-        if found:
+        if len(found) > 1:
             parts += [f"## {_TITLES[study]}\n", *_tables(study, found, evidence)]
     return "\n".join(parts)
 

@@ -59,7 +59,7 @@ class TrainArguments:
     resume: bool = False
     """Go on from the run's last checkpoint."""
     shard: bool = False
-    """Each process of torchrun keeps a share of the weights and moments (FSDP2), for networks that are too large."""
+    """Each process of torchrun keeps a share of the weights, moments and averages between the steps (FSDP2)."""
     missing_sensors: MissingSensorsPolicy = "refuse"
     """What to do about sensor files that are missing or broken."""
     strict: bool = False

@@ -6,7 +6,7 @@ the highest step.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,11 @@ def save_checkpoint(
 
     Raises OSError where the disk is full or read-only; the checkpoints before stay as they were.
     """
-    averaged, raw, moments = whole_tensors(average.network), whole_tensors(network), _moments(network, optimizer)
+    # All is gathered before anything is written: a full disk must not leave the others waiting for a share.
+    averaged, raw, moments = (
+        {name: tensor.cpu().contiguous() for name, tensor in tensors if writes}
+        for tensors in (whole_tensors(average.network), whole_tensors(network), _moments(network, optimizer))
+    )
     target = folder / f"step_{state.step:08d}"
     if not writes:
         return target
@@ -147,12 +151,10 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict({name: share_of(value, present[name]) for name, value in tensors.items()})
 
 
-def _moments(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    tensors = {}
+def _moments(network: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = whole(torch.as_tensor(value)).detach().cpu().contiguous()
-    return tensors
+            yield f"{key}/{name}", whole(torch.as_tensor(value)).detach()
 
 
 def _load_optimizer(network: nn.Module, optimizer: Optimizer, path: Path) -> None:
@@ -168,4 +170,4 @@ def _load_optimizer(network: nn.Module, optimizer: Optimizer, path: Path) -> Non
         if parameter is None or (key != "step" and value.shape != parameter.shape):
             raise InputRefused(f"{path} belongs to another network: {full_name} does not fit.")
         # Adam counts its steps on the CPU, and keeps its moments where the parameter is.
-        optimizer.state[parameter][key] = value if key == "step" else share_of(value, parameter)
+        optimizer.state[parameter][key] = value if key == "step" else share_of(value.to(parameter.device), parameter)

@@ -1,5 +1,6 @@
 """A training in its run folder, from the first line of its log to the page at the end: whatever is trained."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from tools.training.network import network_from
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder, weights_file
 from tools.training.run_report import write_run_report
+from tools.training.sharding import refuse_unshardable
 from tools.training.validation import Validation
 
 # Said in the command that resumes in a way of their own, or not said again.
@@ -64,6 +66,8 @@ def train_in_folder(
 
     init: a run, a shipped one or a weights file to start from. Raises as `train` does.
     """
+    if processes.sharded:
+        refuse_unshardable(config.training)
     init = None if init is None else weights_file(init)
     # What torchrun starts again goes on; a restart may come before there is a run, though.
     resume = resume or (processes.restarted and run.config.is_file())
@@ -101,13 +105,21 @@ def train_in_folder(
 
 def resume_command(verb: str, arguments: TrainingArguments, run: RunFolder) -> str:
     """The command that goes on with this run: as it was given, but for what only a new run takes."""
-    words = ["bevel", verb, arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
+    words = [*_started_by(), verb, arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
     for option in fields(arguments):
         value = getattr(arguments, option.name)
         if option.name not in _NOT_REPEATED and value != option.default:
             name = f"--{option.name.replace('_', '-')}"
             words += [name] if value is True else [name, str(value)]
     return shlex.join([*words, "--resume"])
+
+
+def _started_by() -> list[str]:
+    """The words before the verb: torchrun starts several processes again."""
+    count, nodes = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("GROUP_WORLD_SIZE", "1")
+    if count is None:
+        return ["bevel"]
+    return ["torchrun", *([] if nodes == "1" else [f"--nnodes={nodes}"]), f"--nproc-per-node={count}", sys.argv[0]]
 
 
 def refuse_unfinished(summary: TrainingSummary, command: str) -> None:

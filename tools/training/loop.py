@@ -19,10 +19,11 @@ from datasets.samples.frame_classes import classes_of_frames
 from datasets.samples.fusion_dataset import FusionDataset
 from datasets.shards.reader import ShardReader
 from perception.detector import Detector
+from perception.weights import save_weights
 from tools.exit_codes import CommandFailed, Diverged
 from tools.missing_sensors import MissingSensors
 from tools.progress import Progress
-from tools.run_config import RunConfig
+from tools.run_config import RunConfig, config_to_json
 from tools.training.checkpoint import TrainingState
 from tools.training.checkpoint_files import checkpoints, whole_checkpoints
 from tools.training.config import TrainingConfig
@@ -82,6 +83,7 @@ class TrainingLoop:
         of step 0. `validation`: where the config asks for some.
         """
         self._settings = config.training
+        self._config_json = config_to_json(config)
         self._dataset = dataset
         self._run = run
         self._processes = processes
@@ -166,10 +168,8 @@ class TrainingLoop:
                 raise
             self._save()
         finished = self._state.step >= self._total_steps or (self._enough() and not interrupted)
-        if finished and self._state.best_nds is None:
-            self._trained.save_average(self._run.weights)
-        elif finished and self._processes.first:
-            write_atomically(self._run.weights, self._run.best.read_bytes())
+        if finished:
+            self._write_weights()
         return TrainingSummary(
             finished=finished,
             steps=self._state.step,
@@ -179,6 +179,15 @@ class TrainingLoop:
             seconds=time.monotonic() - began,
             missing=self._missing,
         )
+
+    def _write_weights(self) -> None:
+        """The result: the best weights, or the last where none were validated."""
+        if self._state.best_nds is None:
+            network = self._trained.whole_average()
+            if self._processes.first:
+                save_weights(network, self._run.weights, self._config_json)
+        elif self._processes.first:
+            write_atomically(self._run.weights, self._run.best.read_bytes())
 
     def _validate(self) -> Validated | None:
         """Validate where it is time to; keep the best weights. In the first process the figures, otherwise None."""
@@ -194,7 +203,8 @@ class TrainingLoop:
         nds = float(self._processes.mean(known.to(self._processes.device))) * self._processes.count
         if self._state.best_nds is None or nds > self._state.best_nds:
             self._state = replace(self._state, best_nds=nds, validations_since_best=0)
-            self._trained.save_average(self._run.best)
+            if self._processes.first:
+                save_weights(network, self._run.best, self._config_json)
         else:
             self._state = replace(self._state, validations_since_best=self._state.validations_since_best + 1)
         if validated is not None:

@@ -73,12 +73,12 @@ class Processes:
 def join_processes(choice: DeviceChoice, timeout_seconds: float, *, shard: bool = False) -> Iterator[Processes]:
     """This process alone, or its place in the group that torchrun started (nccl on CUDA, gloo on CPU).
 
-    `shard`: they share the weights out. Raises InputRefused where this process is alone and should, CommandFailed where
-    another process of the group has died, or has not answered for so long.
+    `shard`: they share the weights out. Raises InputRefused where they should and this process is alone, CommandFailed
+    where another process of the group has died, or has not answered for so long.
     """
+    if shard and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise InputRefused("--shard divides the weights among the processes of torchrun, and this one is alone.")
     if "WORLD_SIZE" not in os.environ:
-        if shard:
-            raise InputRefused("--shard divides the weights among the processes of torchrun, and this one is alone.")
         yield Processes(1, 0, choose_device(choice))
         return
     device = choose_device(choice, int(os.environ.get("LOCAL_RANK", "0")))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.distributed as distributed
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -23,6 +23,8 @@ def refuse_unshardable(settings: TrainingConfig) -> None:
         raise InputRefused("--shard: muon needs whole matrices; set training.optimizer to adamw or sgd.")
     if settings.precision == "fp16":
         raise InputRefused("--shard: fp16's scale needs whole gradients; set training.precision to bf16 or fp32.")
+    if settings.compile:
+        raise InputRefused("--shard: compiled parts have not been tried with it; set training.compile to false.")
 
 
 class ShardedModel(nn.Module):
@@ -36,7 +38,10 @@ class ShardedModel(nn.Module):
     def __init__(self, module: nn.Module, averaged: nn.Module, processes: Processes) -> None:
         """`averaged`: a copy of the network, whose parameters are divided in the same way and never gathered here."""
         super().__init__()
-        mesh = init_device_mesh(processes.device.type, (processes.count,))
+        for tensor in (*module.state_dict().values(), *averaged.state_dict().values()):
+            distributed.broadcast(tensor, 0)  # or shares of different networks would make one
+        # Of the group that there is, with its timeout; init_device_mesh may make another one.
+        mesh = DeviceMesh.from_group(distributed.group.WORLD, processes.device.type)
         self.module = module
         self._whole = _WithEveryParameter(module)
         fully_shard(self._whole, mesh=mesh)  # in place
@@ -59,8 +64,8 @@ class ShardedModel(nn.Module):
             fsdp.set_requires_gradient_sync(True)
 
     def forget_unused(self, processes: Processes) -> None:
-        """After a step's last backward pass: what no process used has no gradient, as it has without shares, where
-        neither moments nor decay touch it. All processes must call this.
+        """After a step's last backward pass: take the gradients of 0 from what no process used. Without shares it has
+        none either, and neither moments nor decay touch it. All processes must call this.
         """
         named = [(name, parameter) for name, parameter in self._whole.named_parameters() if parameter.requires_grad]
         used = processes.any_of(*(name in self._whole.used for name, _ in named))
@@ -114,9 +119,9 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def share_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's share of a whole tensor that all processes have, divided as `like` is; whole, if that is."""
+    """This process's share of a tensor that all processes have, divided as `like` is; all of it where that is whole."""
     if not isinstance(like, DTensor):
-        return tensor.to(like.device)
+        return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
@@ -125,17 +130,16 @@ def own_rows(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """The network's state with whole parameters, on the CPU, and the first process's buffers. All must call this."""
+def whole_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The network's state by name, one tensor after another, with the first process's buffers. Where weights are in
+    shares, all processes must go through it.
+    """
     state: dict[str, Tensor] = network.state_dict()
     in_shares = any(isinstance(value, DTensor) for value in state.values())
-    tensors = {}
     for name, value in state.items():
-        full = whole(value).detach().cpu()
         if in_shares and not isinstance(value, DTensor):
-            device = value.device
-            on_device = full.to(device).clone()
-            distributed.broadcast(on_device, 0)
-            full = on_device.cpu()
-        tensors[name] = full.contiguous()
-    return tensors
+            buffer = value.clone()
+            distributed.broadcast(buffer, 0)
+            yield name, buffer
+        else:
+            yield name, whole(value).detach()

@@ -84,8 +84,8 @@ def training_step(
 
     Where a loss or a gradient is not finite, in any process, the step is skipped in all: the weights and the moments
     are not touched, and batch norm's statistics, which the forward pass has changed by then, are put back. That is
-    asked once, at the end: what exchanges gradients must have its backward pass. `scaler`: of the loss in fp16; it
-    learns from a skipped step, too.
+    asked once, at the end: without its backward pass this process would leave the others waiting in theirs. `scaler`:
+    of the loss in fp16; it learns from a skipped step, too, unless the loss was not finite before it was scaled.
     """
     set_rates(optimizer, learning_rate, momentum)
     optimizer.zero_grad(set_to_none=True)
@@ -107,11 +107,12 @@ def training_step(
     if scaler is not None:
         scaler.unscale_(optimizer)
     norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
-    (broken,) = processes.any_of(not bool(total.isfinite() & norm.isfinite()))
+    loss_broken, gradient_broken = processes.any_of(*(~torch.stack([total, norm]).isfinite()).tolist())
+    broken = loss_broken or gradient_broken
     if not broken:
         optimizer.step()
     if scaler is not None:
-        scaler.update()
+        scaler.update(scaler.get_scale() if loss_broken else None)
     if broken:
         _put_back(before)
         optimizer.zero_grad(set_to_none=True)

@@ -9,7 +9,6 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.samples.batch import Batch
-from perception.weights import save_tensors
 from tools.run_config import RunConfig, config_to_json
 from tools.training.activations import recompute_activations
 from tools.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
@@ -18,7 +17,7 @@ from tools.training.ema import MovingAverage
 from tools.training.network import Network, network_of
 from tools.training.optimizer import make_optimizer
 from tools.training.processes import Processes
-from tools.training.sharding import ShardedModel, refuse_unshardable, whole_tensors
+from tools.training.sharding import ShardedModel, whole_tensors
 from tools.training.step import LossOfBatch, StepResult, put_scale_back, training_step
 
 
@@ -26,11 +25,9 @@ class TrainedNetwork:
     """The weights, their moving average, the optimiser's moments and fp16's scale of one training."""
 
     def __init__(self, network: Network, config: RunConfig, processes: Processes) -> None:
-        """Changes the network, which no one else should use. Raises InputRefused for settings that cannot be."""
+        """Trains the network itself, whose parameters are in shares then, if `processes` are `sharded`."""
         settings = config.training
-        if processes.sharded:
-            refuse_unshardable(settings)
-        self._config, self._processes = config, processes
+        self._config, self._config_json, self._processes = config, config_to_json(config), processes
         self._network = network.to(processes.device).train()
         self._average = MovingAverage(network, settings.ema_decay)
         if settings.checkpoint_activations:
@@ -61,7 +58,10 @@ class TrainedNetwork:
         updates: int,
         momentum: float | None = None,
     ) -> StepResult:
-        """One step of training, `updates` after the first; the average follows it. What `training_step` says, holds."""
+        """One step of training, and of the average; `updates`: how many steps have changed the weights before this one.
+
+        What `training_step` says, holds.
+        """
         result = training_step(
             self._model,
             self._optimizer,
@@ -84,14 +84,8 @@ class TrainedNetwork:
         if not self._processes.sharded:
             return self._average.network
         network = network_of(self._config, pretrained=False)
-        network.load_state_dict(whole_tensors(self._average.network))
+        network.load_state_dict(dict(whole_tensors(self._average.network)))
         return network.to(self._processes.device).eval().requires_grad_(False)
-
-    def save_average(self, path: Path) -> None:
-        """Write the averaged weights; the first process does, all must call it. Raises OSError as writing does."""
-        tensors = whole_tensors(self._average.network)
-        if self._processes.first:
-            save_tensors(tensors, path, config_to_json(self._config))
 
     def save(self, folder: Path, state: TrainingState) -> None:
         """Write a checkpoint; the first process does, all must call it where weights are in shares.
@@ -100,8 +94,9 @@ class TrainedNetwork:
         """
         writes = self._processes.first
         if writes or self._processes.sharded:
-            config_json = config_to_json(self._config)
-            save_checkpoint(folder, state, self._network, self._average, self._optimizer, config_json, writes=writes)
+            save_checkpoint(
+                folder, state, self._network, self._average, self._optimizer, self._config_json, writes=writes
+            )
 
     def load(self, checkpoint: Path) -> TrainingState:
         """Put a checkpoint's tensors in place and return its state. Raises as `load_checkpoint` does."""
