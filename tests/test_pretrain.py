@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.reader import NuScenesReader
+from perception.camera_pretraining import CameraPretraining
 from perception.detector import Detector, DetectorConfig
 from perception.fusion.early import EarlyFusionConfig
 from perception.pretraining import BranchPretraining
-from perception.weights import load_parts, save_weights
+from perception.weights import load_parts, save_tensors, save_weights
 from tests.nuscenes_fixture import write_dataset, write_table
 from tests.random_batch import random_batch
 from tests.small_run import small_config, small_detector
@@ -126,6 +127,29 @@ def test_a_run_is_resumed_in_the_same_bits_and_is_no_detector(
         load_detector(run)
 
 
+def test_a_teacher_stays_as_it_is_to_the_bit_and_the_others_learn_from_it(
+    arguments: Callable[[RunConfig], PretrainArguments], tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    taught = {
+        f"camera.{name}": value for name, value in CameraPretraining(small_detector()).camera.state_dict().items()
+    }
+    save_tensors(taught, tmp_path / "taught.safetensors", "{}")
+    given = replace(arguments(small_config(3)), init=tmp_path / "taught.safetensors", teacher="camera")
+    learnt = load_file(pretrain(given) / "weights.safetensors")
+    assert all(torch.equal(value, learnt[name]) for name, value in taught.items())
+    others = load_file(pretrain(replace(given, teacher=None, output=tmp_path / "other")) / "weights.safetensors")
+    assert not all(torch.equal(value, others[name]) for name, value in taught.items())
+    began = BranchPretraining(pretraining_config(given).detector)
+    assert all(not parameter.requires_grad for parameter in began.camera.parameters())
+    assert not began.train().camera.training
+    assert began.lidar.training
+    batch = random_batch(2, torch.Generator().manual_seed(1), image_size=(32, 64), reach=40.0)
+    began.losses(began(batch), batch, torch.Generator().manual_seed(2)).total.backward()
+    for branch in (began.lidar, began.radar, *began.cross_modal.project):
+        assert any((parameter.grad != 0).any() for parameter in branch.parameters())
+
+
 def test_a_detector_starts_from_the_pretrained_branches(
     arguments: Callable[[RunConfig], PretrainArguments],
     nuscenes_root: Path,
@@ -224,6 +248,13 @@ def test_one_sensor_and_painted_points_are_refused(
     painted = replace(config, detector=replace(config.detector, fusion=EarlyFusionConfig()))
     with pytest.raises(InputRefused, match="early fusion paints"):
         pretrain(arguments(painted))
+    with pytest.raises(InputRefused, match="teacher must be one of"):
+        pretrain(replace(arguments(config), teacher="pose"))
+    blind = replace(config, detector=replace(config.detector, camera=None))
+    with pytest.raises(InputRefused, match="teacher, camera, is no branch"):
+        pretrain(replace(arguments(blind), teacher="camera"))
+    with pytest.raises(InputRefused, match="--teacher is for cross-modal losses"):
+        pretrain(replace(arguments(config), loss="perspective", teacher="camera"))
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputRefused, match="steps must be"):
         pretrain(replace(arguments(config), steps=-1))

@@ -109,12 +109,16 @@ def _init(wanted: TrialToMeasure) -> Path | None:
 def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
     """The branches of a config after `bevel pretrain`, for as many steps as the detector is trained.
 
+    A branch that has learnt before teaches the others: it would only forget what it was given for.
+
     The digest of a pretrained trial is that of its config, seed included: no other trial begins with the same branches,
     so none does this at the same time.
     """
     run = RunFolder(wanted.output / "pretrained" / config.stem)
     if not run.weights.is_file():
-        resume = _can_resume(run)
+        resume, init = _can_resume(run), _init(wanted)
+        sensors = wanted.trial.config.detector.sensors
+        taught = () if init is None else tuple(sensor for sensor in sensors if sensor in parts_of(init))
         pretrain(
             PretrainArguments(
                 str(config),
@@ -122,7 +126,8 @@ def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
                 version=wanted.basis.version,
                 split=wanted.basis.split,
                 output=run.path,
-                init=None if resume else _init(wanted),
+                init=None if resume else init,
+                teacher=taught[0] if len(taught) == 1 else None,
                 resume=resume,
                 device=wanted.device,
                 threads=wanted.threads,
