@@ -160,7 +160,8 @@ def _train(world: Path, run: Path, minutes: float, config: str, start: Path | No
     steps = min(max(round(minutes * 60 / seconds), _FEWEST_STEPS), _MOST_STEPS)
     print(f"A step takes {seconds:.2f} s here: {steps} steps in about {duration_text(steps * seconds)}.")
     write_atomically(marker, json.dumps({"written_by": "bevel demo", "steps": steps, "start": origin}).encode())
-    return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, init=start, steps=steps))
+    init = () if start is None else (start,)
+    return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, init=init, steps=steps))
 
 
 def _seconds_per_step(world: Path, scratch: Path, config: str) -> float:

@@ -55,8 +55,8 @@ class PretrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
-    """Start from the parts that these weights have."""
+    init: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]] = ()
+    """Start from the parts that these weights have; several may be given, as for bevel train."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"

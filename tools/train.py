@@ -54,8 +54,9 @@ class TrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned, no sensor dropped."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
-    """Start from the parts that these weights have (of bevel pretrain, say)."""
+    init: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]] = ()
+    """Start from the parts that these weights have (of bevel pretrain, say). Where several are given and two have a
+    part, it is the later one's."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     shard: bool = False

@@ -75,12 +75,12 @@ class TrainingLoop:
         *,
         resume: bool,
         log: Callable[[str], None],
-        init: Path | None = None,
+        init: Sequence[Path] = (),
         validation: Validation | None = None,
     ) -> None:
-        """`log` gets a sentence for everything out of the ordinary. `init`: the weights file from which a new network
-        has what parts it has; a resumed run has its own, if it was killed before its first checkpoint too: there is one
-        of step 0. `validation`: where the config asks for some.
+        """`log` gets a sentence for everything out of the ordinary. `init`: the weights files whose parts a new
+        network has; a resumed run has its own, if it was killed before its first checkpoint too: there is one of step
+        0. `validation`: where the config asks for some.
         """
         self._settings = config.training
         self._config_json = config_to_json(config)
@@ -93,7 +93,7 @@ class TrainingLoop:
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
         saved = resume and bool(checkpoints(run.checkpoints))
-        if init is None or saved:
+        if not init or saved:
             network = network_of(config, pretrained=not saved)
         else:  # even to resume: torchrun restarts a run that may have no checkpoint yet
             network, _ = network_from(config, init)
@@ -108,7 +108,7 @@ class TrainingLoop:
         self._clock: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
         self._skipped = 0
         self._missing = MissingSensors()
-        if init is not None and self._saved is None:
+        if init and self._saved is None:
             self._save()  # --resume does not know what the run started from
 
     @property
