@@ -74,6 +74,8 @@ class DetectorConfig:
             )
         if self.cross_modal is not None and len(self.sensors) < 2:
             raise ValueError("cross_modal compares the BEVs of sensors: it needs two of camera, lidar and radar")
+        if self.cross_modal is not None and self.cross_modal.teacher not in (None, *self.sensors):
+            raise ValueError(f"cross_modal's teacher, {self.cross_modal.teacher}, is no branch of this detector")
         match self.fusion:
             case FusionTransformerConfig():
                 self.fusion.check(self.grid, self.channels)

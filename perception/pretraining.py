@@ -32,6 +32,7 @@ class BranchPretraining(nn.Module):
     Self-supervised as CLIP (Radford et al. 2021) is, with sensors in the place of picture and text and with cells of
     the BEV in the place of whole pictures. Weights have the names that they have in a Detector of the same config.
     The camera branch gets no LiDAR depth (`lidar_depth`): it would only have to hand on what it is to be compared with.
+    The branch of a `teacher` stays as it is, statistics included.
     """
 
     def __init__(self, config: DetectorConfig) -> None:
@@ -45,6 +46,20 @@ class BranchPretraining(nn.Module):
         self.lidar = None if config.lidar is None else LidarBranch(config.lidar, grid, channels)
         self.radar = None if config.radar is None else RadarBranch(config.radar, grid, channels)
         self.cross_modal = CrossModalAlignment(config.cross_modal, grid, channels)
+        if self._teacher is not None:
+            self._teacher.requires_grad_(False)
+
+    @property
+    def _teacher(self) -> nn.Module | None:
+        name = self.cross_modal.config.teacher
+        return None if name is None else getattr(self, name)
+
+    def train(self, mode: bool = True) -> "BranchPretraining":
+        """As of any module, but the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self._teacher is not None:
+            self._teacher.eval()
+        return self
 
     def forward(self, batch: Batch) -> BranchBevs:
         """Run the branches. One whose sensor no sample has is not computed."""

@@ -27,8 +27,13 @@ def save_weights(detector: nn.Module, path: Path, config_json: str) -> None:
     be written; a file that stood there before is then untouched.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
+    save_tensors(tensors, path, config_json)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, config_json: str) -> None:
+    """`save_weights` for a state that was taken from the detector already, on the CPU."""
     metadata = {"format": _FORMAT, "config": config_json} | checksums_of(tensors)
-    write_atomically(path, save(tensors, metadata))
+    write_atomically(path, save(dict(tensors), metadata))
 
 
 def checksums_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -49,8 +54,16 @@ def damaged_tensor(path: Path) -> str | None:
 def load_weights(detector: nn.Module, path: Path) -> None:
     """Load weights into a detector of the same config.
 
+    Raises InputRefused as `read_weights` does. The detector is changed only if everything fits.
+    """
+    detector.load_state_dict(read_weights(detector, path))
+
+
+def read_weights(detector: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, which are those of the detector's state, on the CPU.
+
     Raises InputRefused, naming the file and the first tensor that does not fit, for a file that is missing, cut,
-    damaged, not ours, or of another architecture. The detector is changed only if everything fits.
+    damaged, not ours, or of another architecture.
     """
     tensors = _read(path)
     expected = detector.state_dict()
@@ -69,7 +82,7 @@ def load_weights(detector: nn.Module, path: Path) -> None:
                 f"{path}: {name} is {_describe(value)} where this detector has {_describe(want)}: "
                 "it belongs to a detector of another config; build the detector from the file's own."
             )
-    detector.load_state_dict(tensors)
+    return tensors
 
 
 @dataclass(frozen=True)

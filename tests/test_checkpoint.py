@@ -12,16 +12,8 @@ from torch import Tensor
 from datasets.faults import InputRefused
 from perception.detector import Detector
 from tests.small_run import small_config, small_detector
-from tools.training.checkpoint import (
-    KEPT,
-    TrainingState,
-    checkpoints,
-    load_checkpoint,
-    newest_checkpoint,
-    refuse_damage,
-    save_checkpoint,
-    whole_checkpoints,
-)
+from tools.training.checkpoint import KEPT, TrainingState, load_checkpoint, save_checkpoint
+from tools.training.checkpoint_files import checkpoints, newest_checkpoint, refuse_damage, whole_checkpoints
 from tools.training.ema import MovingAverage
 from tools.training.optimizer import make_optimizer
 

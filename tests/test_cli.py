@@ -14,7 +14,7 @@ from tests.untrained_run import write_untrained_run
 from tools.__main__ import VERBS, main
 from tools.exit_codes import ExitCode
 from tools.run_config import write_config
-from tools.training.checkpoint import checkpoints
+from tools.training.checkpoint_files import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 

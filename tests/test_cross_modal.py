@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -122,6 +123,22 @@ def test_the_module_trains_its_projections_and_is_repeatable(kind: str, samples:
     assert not torch.equal(run(module, bevs, seen, seed=4).total, losses.total)
 
 
+def test_a_teacher_gets_no_gradient_and_the_same_loss() -> None:
+    module, (bevs, seen) = alignment(places=40), bevs_and_seen(2)
+    taught = alignment(places=40, teacher="lidar")
+    gradients = []
+    for one in (module, taught):
+        given = bevs.clone().requires_grad_()
+        losses = run(one, given, seen)
+        losses.total.backward()
+        assert given.grad is not None
+        gradients.append(given.grad)
+    assert torch.equal(run(module, bevs, seen).total, run(taught, bevs, seen).total)
+    assert (gradients[0][:, 1] != 0).any()
+    assert (gradients[1][:, 1] == 0).all()
+    assert torch.equal(gradients[0][:, [0, 2]], gradients[1][:, [0, 2]])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_absent_sensor_plays_no_part_and_nothing_in_common_costs_nothing(kind: str) -> None:
     module, (bevs, seen) = alignment(kind, places=400), bevs_and_seen(2)
@@ -209,7 +226,9 @@ def test_seen_cells_hold_points_and_an_unavailable_sensor_has_seen_nothing() -> 
     assert torch.equal(seen_cells(broken, GRID), seen_cells(batch.without("camera"), GRID))
 
 
-@pytest.mark.parametrize("wrong", [{"places": 1}, {"width": 0}, {"temperature": 0.0}, {"min_distance": -1.0}])
-def test_a_wrong_config_is_refused(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"places": 1}, {"width": 0}, {"temperature": 0.0}, {"min_distance": -1.0}, {"teacher": "pose"}]
+)
+def test_a_wrong_config_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         CrossModalConfig(**wrong)

@@ -22,7 +22,7 @@ from tools.__main__ import main
 from tools.evidence import seconds_left
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained, read_evidence, write_evidence
-from tools.evidence_studies import STUDIES, Study, Variant, config_digest, trials_in_order, variants
+from tools.evidence_studies import STUDIES, Study, Variant, config_digest, possible_studies, trials_in_order, variants
 from tools.exit_codes import ExitCode
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
 
@@ -55,9 +55,12 @@ def test_variants_differ_from_the_config_in_what_the_study_is_about_alone() -> N
             if study == "subsets":
                 same = replace(same, training=replace(same.training, modality_dropout=0.0))
             assert same == config
-    sensors = {row.name: row.config for row in variants("sensors", config)}
-    assert len(sensors) == 14
-    assert sensors["camera + lidar + radar, pose and memory"].detector.temporal is not None
+    sensors, temporal = ({row.name: row.config for row in variants(name, config)} for name in ("sensors", "temporal"))
+    assert sensors.keys() == temporal.keys()
+    assert len(sensors) == 7
+    remembering = temporal["camera + lidar + radar"].detector
+    assert remembering == replace(config.detector, temporal=remembering.temporal)
+    assert remembering.temporal is not None
     everything = config.detector
     assert sensors["camera + lidar + radar"].detector == replace(everything, pose=None)
     radar = sensors["radar"]
@@ -82,8 +85,9 @@ def test_a_config_without_a_branch_is_refused() -> None:
     painted = replace(config, detector=replace(config.detector, fusion=EarlyFusionConfig()))
     with pytest.raises(InputRefused, match=r"the study losses .* early fusion paints"):
         variants("losses", painted)
-    for row in variants("sensors", remembering):
-        assert (row.config.detector.temporal is not None) == row.name.endswith("memory")
+    assert all(row.config.detector.temporal is None for row in variants("sensors", remembering))
+    assert all(row.config.detector.temporal is not None for row in variants("temporal", remembering))
+    assert possible_studies(remembering).keys() == {*STUDIES} - {"strategies"}
 
 
 def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> None:
@@ -93,7 +97,7 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
     evidence = Evidence(BASIS)
     for row, seed, mean_ap in figures:
         evidence = evidence.with_trained(trained(row.trial(seed).digest, seed, mean_ap))
-    page = evidence_page(evidence, rows, seeds=2)
+    page = evidence_page(evidence, rows)
     # The sample's standard deviation of 0.1 and 0.3 is sqrt(0.02).
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
     assert ["none", "2", "492 k", "300", "0.200 ± 0.141", "0.300 ± 0.141", "0.500 ± 0.000"] in [
@@ -103,15 +107,16 @@ def test_the_page_has_means_and_deviations_over_the_seeds_that_are_there() -> No
     assert "triplet" not in page
     assert "start from it" not in page
     begun = replace(evidence, basis=replace(BASIS, init="0123456789abcdef"))
-    assert "SHA-256 0123456789ab) start from it" in " ".join(evidence_page(begun, rows, seeds=2).split())
+    assert "SHA-256 0123456789ab) start from it" in " ".join(evidence_page(begun, rows).split())
     assert Spread.of([0.5]).text() == "0.500"
 
 
 def test_the_sensors_have_tables_by_class_distance_and_condition() -> None:
     rows: dict[Study, tuple[Variant, ...]] = {"sensors": variants("sensors", small_config(2))}
-    evidence = Evidence(BASIS).with_trained(trained(rows["sensors"][0].trial(0).digest, 0, 0.4))
-    page = evidence_page(evidence, rows, seeds=1)
-    assert "|        | car   |\n| ------ | ----- |\n| camera | 0.400 |" in page
+    camera, lidar = (trained(row.trial(0).digest, 0, 0.4) for row in rows["sensors"][:2])
+    assert "##" not in evidence_page(Evidence(BASIS).with_trained(camera), rows)  # one row compares nothing
+    page = evidence_page(Evidence(BASIS).with_trained(camera).with_trained(lidar), rows)
+    assert "|        | car   |\n| ------ | ----- |\n| camera | 0.400 |\n| lidar  | 0.400 |" in page
     assert "|        | 0 to 20 m |\n| ------ | --------- |\n| camera | 0.400     |" in page
     assert "|        | day   |\n" in page
 
@@ -124,7 +129,7 @@ def test_a_wide_table_is_cut_into_several_with_the_names_of_the_rows() -> None:
         for seed, score in ((0, 0.1), (1, 0.3)):
             one = trained(row.trial(seed).digest, seed, score)
             evidence = evidence.with_trained(replace(one, subsets=dict.fromkeys(names, (score, score))))
-    page = evidence_page(evidence, rows, seeds=2)
+    page = evidence_page(evidence, rows)
     assert max(map(len, page.splitlines())) <= 120
     heads = [line for line in page.splitlines() if "sensors 1 " in line or "sensors 14 " in line]
     assert len(heads) == 4
@@ -166,11 +171,15 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     words += ["--jobs", "1", "--device", "cpu", "--split", "scene-0061", "--val-split", "scene-0103", "--studies"]
     assert main([*words, "losses"]) == ExitCode.FINE
     assert capsys.readouterr().out.splitlines()[-1] == str(output / "evidence.md")
+    assert "## One set of weights" not in (output / "evidence.md").read_text()
     first = json.loads((output / "evidence.json").read_text())["trained"]
     assert len(first) == len(list((output / "runs").iterdir())) == 5
     # The subsets' study begins with what the losses' "none" has trained; a run is not trained twice.
     weights = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/weights.safetensors")}
-    assert main([*words, "losses", "subsets"]) == ExitCode.FINE
+    assert main([*words, "subsets"]) == ExitCode.FINE
+    # The page has what an earlier command has measured, too.
+    page = (output / "evidence.md").read_text()
+    assert all(found in page for found in ("## Losses", "| info_nce ", "## One set of weights", "| camera+lidar "))
     both = json.loads((output / "evidence.json").read_text())["trained"]
     assert len(both) == 6
     assert all(path.stat().st_mtime_ns == written for path, written in weights.items())

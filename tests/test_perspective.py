@@ -164,7 +164,7 @@ def test_a_detector_starts_from_the_pretrained_camera_branch(
     given, whole = tmp_path / "whole.json", tmp_path / "whole"
     write_config(given, replace(config, training=replace(config.training, steps=1)))
     capsys.readouterr()
-    train(TrainArguments(str(given), nuscenes_root, output=whole, init=run, device="cpu"))
+    train(TrainArguments(str(given), nuscenes_root, output=whole, init=(run,), device="cpu"))
     assert "camera" in capsys.readouterr().out
     _, detector = load_detector(whole)
     assert detector.lidar is not None

@@ -12,13 +12,16 @@ from safetensors.torch import load_file
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.reader import NuScenesReader
+from perception.camera_pretraining import CameraPretraining
 from perception.detector import Detector, DetectorConfig
 from perception.fusion.early import EarlyFusionConfig
 from perception.pretraining import BranchPretraining
-from perception.weights import load_parts, save_weights
+from perception.weights import load_parts, save_tensors, save_weights
 from tests.nuscenes_fixture import write_dataset, write_table
 from tests.random_batch import random_batch
 from tests.small_run import small_config, small_detector
+from tools.__main__ import main
+from tools.exit_codes import ExitCode
 from tools.presets import preset
 from tools.pretrain import PretrainArguments, pretrain, pretraining_config
 from tools.run_config import RunConfig, write_config
@@ -126,6 +129,29 @@ def test_a_run_is_resumed_in_the_same_bits_and_is_no_detector(
         load_detector(run)
 
 
+def test_a_teacher_stays_as_it_is_to_the_bit_and_the_others_learn_from_it(
+    arguments: Callable[[RunConfig], PretrainArguments], tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    taught = {
+        f"camera.{name}": value for name, value in CameraPretraining(small_detector()).camera.state_dict().items()
+    }
+    save_tensors(taught, tmp_path / "taught.safetensors", "{}")
+    given = replace(arguments(small_config(3)), init=(tmp_path / "taught.safetensors",), teacher="camera")
+    learnt = load_file(pretrain(given) / "weights.safetensors")
+    assert all(torch.equal(value, learnt[name]) for name, value in taught.items())
+    others = load_file(pretrain(replace(given, teacher=None, output=tmp_path / "other")) / "weights.safetensors")
+    assert not all(torch.equal(value, others[name]) for name, value in taught.items())
+    began = BranchPretraining(pretraining_config(given).detector)
+    assert all(not parameter.requires_grad for parameter in began.camera.parameters())
+    assert not began.train().camera.training
+    assert began.lidar.training
+    batch = random_batch(2, torch.Generator().manual_seed(1), image_size=(32, 64), reach=40.0)
+    began.losses(began(batch), batch, torch.Generator().manual_seed(2)).total.backward()
+    for branch in (began.lidar, began.radar, *began.cross_modal.project):
+        assert any((parameter.grad != 0).any() for parameter in branch.parameters())
+
+
 def test_a_detector_starts_from_the_pretrained_branches(
     arguments: Callable[[RunConfig], PretrainArguments],
     nuscenes_root: Path,
@@ -137,7 +163,7 @@ def test_a_detector_starts_from_the_pretrained_branches(
     # A rate of nearly nothing: what the detector has after a step is what it began with.
     write_config(tmp_path / "detector.json", small_config(1, learning_rate=1e-12))
     given = TrainArguments(
-        str(tmp_path / "detector.json"), nuscenes_root, output=tmp_path / "with", device="cpu", init=run
+        str(tmp_path / "detector.json"), nuscenes_root, output=tmp_path / "with", device="cpu", init=(run,)
     )
     capsys.readouterr()
     train(given)
@@ -163,7 +189,7 @@ def test_a_detector_starts_from_the_pretrained_branches(
     # Killed after its first step, before the first checkpoint that holds one: it goes on from the same weights.
     shutil.rmtree(tmp_path / "with" / "checkpoints" / "step_00000001")
     (tmp_path / "with" / "weights.safetensors").unlink()
-    train(replace(given, init=None, resume=True))
+    train(replace(given, init=(), resume=True))
     resumed = load_file(tmp_path / "with" / "weights.safetensors")
     assert all(torch.allclose(value.float(), resumed[name].float(), atol=1e-6) for name, value in began.items())
     # Killed before any checkpoint, and started again by torchrun with the same words.
@@ -173,10 +199,22 @@ def test_a_detector_starts_from_the_pretrained_branches(
     again = load_file(folder.weights)
     assert all(torch.allclose(value.float(), again[name].float(), atol=1e-6) for name, value in began.items())
     # A file does as well as a folder; and a refusal leaves no run behind.
-    train(replace(given, init=run / "weights.safetensors", output=tmp_path / "of_file"))
+    train(replace(given, init=(run / "weights.safetensors",), output=tmp_path / "of_file"))
     with pytest.raises(InputRefused, match="no such weights file"):
-        train(replace(given, init=tmp_path / "nothing", output=tmp_path / "refused"))
+        train(replace(given, init=(tmp_path / "nothing",), output=tmp_path / "refused"))
     assert not RunFolder(tmp_path / "refused").config.exists()
+    # Of two that have a part it is the later one's; what only the first one has stays.
+    torch.manual_seed(8)
+    other = Detector(small_detector()).state_dict()
+    save_tensors(other, tmp_path / "other.safetensors", "{}")
+    words = ["train", given.config, "--data-root", str(nuscenes_root), "--output", str(tmp_path / "of_both")]
+    words += ["--device", "cpu", "--init", str(tmp_path / "other.safetensors"), "--init", str(run)]
+    assert main(words) == ExitCode.FINE
+    of_both = load_file(tmp_path / "of_both" / "weights.safetensors")
+    for name, value in of_both.items():
+        if value.dtype.is_floating_point and "running" not in name:
+            expected = learnt if name.split(".")[0] in BRANCHES else other
+            assert torch.allclose(value, expected[name], atol=1e-6), name
 
 
 def other_lidar(config: DetectorConfig, **changes: object) -> DetectorConfig:
@@ -224,6 +262,13 @@ def test_one_sensor_and_painted_points_are_refused(
     painted = replace(config, detector=replace(config.detector, fusion=EarlyFusionConfig()))
     with pytest.raises(InputRefused, match="early fusion paints"):
         pretrain(arguments(painted))
+    with pytest.raises(InputRefused, match="teacher must be one of"):
+        pretrain(replace(arguments(config), teacher="pose"))
+    blind = replace(config, detector=replace(config.detector, camera=None))
+    with pytest.raises(InputRefused, match="teacher, camera, is no branch"):
+        pretrain(replace(arguments(blind), teacher="camera"))
+    with pytest.raises(InputRefused, match="--teacher is for cross-modal losses"):
+        pretrain(replace(arguments(config), loss="perspective", teacher="camera"))
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputRefused, match="steps must be"):
         pretrain(replace(arguments(config), steps=-1))

@@ -49,7 +49,9 @@ def test_every_fusion_is_named_in_the_file(kind: FusionKind) -> None:
     assert f"--fusion {kind} " in command
 
 
-def test_frames_on_the_command_line_come_back_in_the_file_and_in_the_command_that_resumes() -> None:
+def test_the_command_line_comes_back_in_the_file_and_in_the_command_that_resumes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for frames in (None, 1, 2, 5):
         arguments = TrainArguments("tiny", Path("nowhere"), frames=frames)
         config = training_config(arguments)
@@ -57,6 +59,11 @@ def test_frames_on_the_command_line_come_back_in_the_file_and_in_the_command_tha
         assert config_from_json(config_to_json(config), "my.json") == config
         command = resume_command("train", arguments, RunFolder(Path("runs/tiny")))
         assert (f"--frames {frames} " in command) == (frames is not None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr("sys.argv", ["/bin/bevel"])
+    several = resume_command("train", TrainArguments("tiny", Path("nowhere"), shard=True), RunFolder(Path("runs/tiny")))
+    assert several.startswith("torchrun --nproc-per-node=4 /bin/bevel train tiny ")
+    assert several.endswith(" --shard --resume")
     with pytest.raises(InputRefused, match="late fusion has no fused BEV"):
         training_config(TrainArguments("tiny", Path("nowhere"), fusion="late", frames=2))
     for frames in (0, 6):

@@ -195,13 +195,13 @@ def test_the_file_of_the_backbones_first_weights_is_needed_once(
     assert train(replace(arguments(config), resume=True)) == run
     assert all(torch.equal(value, expected[name]) for name, value in load_file(run / "weights.safetensors").items())
     # Another run that has the camera branch from this one does not need it either.
-    train(replace(arguments(config), output=tmp_path / "next", init=run))
+    train(replace(arguments(config), output=tmp_path / "next", init=(run,)))
     # One that has only the head from there does, and so does one that is resumed before its first checkpoint.
     head = nn.Module()
     head.add_module("head", load_detector(run)[1].head)
     save_weights(head, tmp_path / "head.safetensors", "{}")
     with pytest.raises(InputRefused, match=r"backbone\.safetensors: the backbone's weights cannot be read"):
-        train(replace(arguments(config), output=tmp_path / "other", init=tmp_path / "head.safetensors"))
+        train(replace(arguments(config), output=tmp_path / "other", init=(tmp_path / "head.safetensors",)))
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(InputRefused, match=r"backbone\.safetensors: the backbone's weights cannot be read"):
         train(replace(arguments(config), resume=True))

@@ -83,8 +83,10 @@ def test_the_rate_is_scaled_by_the_batch_of_a_step_and_said() -> None:
     )
 
 
-def step_of(detector: Detector, precision: Precision, broken: bool = False) -> tuple[StepResult, list[torch.Tensor]]:
-    """A step's result and the gradients that were left."""
+def step_of(
+    detector: Detector, precision: Precision, broken: bool = False, scaled: dict[str, float] | None = None
+) -> tuple[StepResult, list[torch.Tensor]]:
+    """A step's result and the gradients that were left; `scaled`: how fp16's scale must stand after it."""
     config = small_config(1).training
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if precision == "fp16" else None
     model = LossOfBatch(detector, precision)
@@ -101,10 +103,8 @@ def step_of(detector: Detector, precision: Precision, broken: bool = False) -> t
     )
     if hook is not None:
         hook.remove()
-        if scaler is not None:
-            assert scale_of(scaler) == {"loss_scale": 512.0, "loss_scale_steps": 0}
-    elif scaler is not None:
-        assert scale_of(scaler) == {"loss_scale": 1024.0, "loss_scale_steps": 1}
+    if scaler is not None:
+        assert scale_of(scaler) == scaled
     return result, [p.grad.clone() for p in detector.parameters() if p.grad is not None]
 
 
@@ -116,7 +116,7 @@ def seeded() -> Detector:
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_near_full_precision(precision: Precision) -> None:
     full, exact = step_of(seeded(), "fp32")
-    half, rounded = step_of(seeded(), precision)
+    half, rounded = step_of(seeded(), precision, scaled={"loss_scale": 1024.0, "loss_scale_steps": 1})
     assert half.finite
     assert half.loss == pytest.approx(full.loss, rel=0.03)
     assert half.loss != full.loss
@@ -127,12 +127,20 @@ def test_half_precision_is_near_full_precision(precision: Precision) -> None:
 
 
 def test_a_gradient_too_large_for_fp16_lowers_the_scale() -> None:
-    result, gradients = step_of(seeded(), "fp16", broken=True)
+    result, gradients = step_of(seeded(), "fp16", broken=True, scaled={"loss_scale": 512.0, "loss_scale_steps": 0})
     assert not result.finite
     assert gradients == []
     scaler = torch.amp.GradScaler("cpu")
     put_scale_back(scaler, 512.0, 7)
     assert scale_of(scaler) == {"loss_scale": 512.0, "loss_scale_steps": 7}
+
+
+def test_a_loss_that_is_not_finite_says_nothing_of_the_scale() -> None:
+    detector = seeded()
+    next(detector.head.parameters()).data.fill_(torch.nan)
+    result, gradients = step_of(detector, "fp16", scaled={"loss_scale": 1024.0, "loss_scale_steps": 0})
+    assert not result.finite
+    assert gradients == []
 
 
 def test_losses_are_float32_in_any_precision() -> None:

@@ -27,7 +27,8 @@ from tests.small_run import small_config
 from tests.test_checkpoint import state_of, stepped
 from tools.run_config import write_config
 from tools.train import TrainArguments, train
-from tools.training.checkpoint import load_checkpoint, save_checkpoint, whole_checkpoints
+from tools.training.checkpoint import load_checkpoint, save_checkpoint
+from tools.training.checkpoint_files import whole_checkpoints
 from tools.training.run_folder import RunFolder
 
 KILLS = int(os.environ.get("BEVEL_KILLS", "4"))

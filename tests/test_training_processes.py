@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from datasets.faults import InputRefused
 from perception.fusion.late import LateFusionConfig
 from perception.heads.query_head import QueryHeadConfig
 from perception.tasks.depth import DepthTaskConfig
@@ -23,7 +26,11 @@ from tools.__main__ import main
 from tools.exit_codes import ExitCode
 from tools.run_config import RunConfig, write_config
 from tools.train import TrainArguments, train
-from tools.training.checkpoint import checkpoints
+from tools.training.checkpoint_files import checkpoints
+from tools.training.network import network_of
+from tools.training.processes import join_processes
+from tools.training.sharding import own_rows
+from tools.training.trained_network import TrainedNetwork
 
 STEPS = 3
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,9 +69,9 @@ HEADS: dict[str, Callable[[RunConfig], RunConfig]] = {
 }
 
 
-def run_of(root: Path, output: Path, config: RunConfig, processes: int = 1) -> Path:
+def run_of(root: Path, output: Path, config: RunConfig, processes: int = 1, **options: Any) -> Path:
     write_config(output.with_suffix(".json"), config)
-    given = TrainArguments(str(output.with_suffix(".json")), root, output=output, device="cpu", threads=1)
+    given = TrainArguments(str(output.with_suffix(".json")), root, output=output, device="cpu", threads=1, **options)
     if processes == 1:
         return train(given)
     assert run_in_processes(processes, lambda: train(given)) == [0] * processes
@@ -85,6 +92,7 @@ def test_processes_and_accumulation_give_the_run_of_the_large_batch(
     parts = {
         "accumulated": run_of(nuscenes_root, tmp_path / "accumulated", HEADS[kind](config_of(1, 4))),
         "processes": run_of(nuscenes_root, tmp_path / "processes", HEADS[kind](config_of(1, 2)), processes=2),
+        "shares": run_of(nuscenes_root, tmp_path / "shares", HEADS[kind](config_of(1, 2)), processes=2, shard=True),
     }
     for name, run in parts.items():
         # Adam's first step is as large for what rounding leaves of a gradient as for the gradient: its third gradient
@@ -94,14 +102,107 @@ def test_processes_and_accumulation_give_the_run_of_the_large_batch(
             difference = (numbers(run, column) / numbers(whole, column) - 1).abs().max()
             assert difference < 1e-5, (name, column)
     if kind != "center head":
-        weights, of_processes = (load_file(run / "weights.safetensors") for run in (whole, parts["processes"]))
-        assert max(float((weights[name] - of_processes[name]).abs().max()) for name in weights) < 1e-6
+        for run in (parts["processes"], parts["shares"]):
+            assert difference_of(weights_of(whole), weights_of(run)) < 1e-6
 
 
-def test_steps_without_finite_numbers_are_skipped_in_all_processes(nuscenes_root: Path, tmp_path: Path) -> None:
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "weights.safetensors")
+
+
+def difference_of(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
+    assert weights.keys() == others.keys()
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "tolerance"),
+    [
+        ({"accumulate": 2}, 1e-5),
+        pytest.param({"optimizer": "sgd", "checkpoint_activations": True}, 1e-5, marks=pytest.mark.slow),
+        pytest.param({"precision": "bf16"}, 1e-3, marks=pytest.mark.slow),
+    ],
+)
+def test_shares_learn_what_whole_weights_do_where_sensors_are_missing(
+    nuscenes_root: Path, tmp_path: Path, change: dict[str, Any], tolerance: float
+) -> None:
+    """Each process drops sensors of its own: what only one of them uses is learnt by both, what none does by none."""
+    config = small_config(6, learning_rate=1e-3, modality_dropout=0.9)
+    config = replace(config, training=replace(config.training, batch_size=1, weight_decay=0.1, **change))
+    whole = run_of(nuscenes_root, tmp_path / "whole", config, processes=2)
+    shares = run_of(nuscenes_root, tmp_path / "shares", config, processes=2, shard=True)
+    for column in ("loss", "gradient_norm"):
+        assert (numbers(shares, column) / numbers(whole, column) - 1).abs().max() < tolerance
+    assert difference_of(weights_of(whole), weights_of(shares)) < tolerance / 10
+
+
+def test_shares_are_validated_saved_and_resumed_as_whole_weights(nuscenes_root: Path, tmp_path: Path) -> None:
+    config = small_config(4, checkpoint_interval=2)
+    config = replace(config, training=replace(config.training, batch_size=1, validate_every=2))
+
+    def run(name: str, **options: Any) -> Path:
+        return run_of(nuscenes_root, tmp_path / name, config, processes=2, val_split="mini_val", **options)
+
+    whole, shares = run("whole"), run("shares", shard=True)
+    assert numbers(shares, "loss").allclose(numbers(whole, "loss"), rtol=1e-5)
+    for file in ("weights.safetensors", "best.safetensors", *CHECKPOINT_FILES):
+        assert difference_of(load_file(whole / file), load_file(shares / file)) < 1e-5, file
+    kept = {file: load_file(shares / file) for file in ("weights.safetensors", *CHECKPOINT_FILES)}
+    shutil.rmtree(shares / "checkpoints" / "step_00000004")
+    (shares / "weights.safetensors").unlink()
+    run("shares", shard=True, resume=True)
+    assert all(difference_of(tensors, load_file(shares / file)) == 0.0 for file, tensors in kept.items())
+    shutil.rmtree(shares / "checkpoints" / "step_00000004")
+    run("shares", resume=True)
+    assert all(difference_of(tensors, load_file(shares / file)) < 1e-5 for file, tensors in kept.items())
+
+
+CHECKPOINT_FILES = tuple(
+    f"checkpoints/step_00000004/{name}.safetensors" for name in ("weights", "raw_weights", "optimizer")
+)
+
+
+def test_each_of_two_processes_keeps_half_of_the_weights_and_their_average() -> None:
+    config = config_of(1, 1)
+
+    def work() -> None:
+        with join_processes("cpu", 60.0, shard=True) as processes:
+            network = network_of(config)
+            whole = sum(parameter.numel() for parameter in network.parameters())
+            average = TrainedNetwork(network, config, processes).average
+            kept = [sum(own_rows(tensor).numel() for tensor in one.parameters()) for one in (network, average)]
+        # Of three rows one process has two.
+        os._exit(0 if all(0.4 < own / whole < 0.6 for own in kept) else 1)
+
+    assert run_in_processes(2, work) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"optimizer": "muon"}, "muon needs whole matrices"), ({"precision": "fp16"}, "fp16's scale needs whole")],
+)
+def test_what_cannot_be_shared_out_is_refused(
+    nuscenes_root: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    config = small_config(1)
+    write_config(tmp_path / "c.json", replace(config, training=replace(config.training, **change)))
+    assert run_in_processes(2, lambda: command(nuscenes_root, tmp_path, "--shard")) == [ExitCode.INPUT_REFUSED] * 2
+    assert said in (tmp_path / "stderr 0").read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_alone_has_nobody_to_share_with(nuscenes_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match="this one is alone"):
+        run_of(nuscenes_root, tmp_path / "run", small_config(1), shard=True)
+
+
+@pytest.mark.parametrize("options", [(), ("--shard",)])
+def test_steps_without_finite_numbers_are_skipped_in_all_processes(
+    nuscenes_root: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     config = config_of(1, 2)
     write_config(tmp_path / "c.json", replace(config, training=replace(config.training, steps=50, learning_rate=1e30)))
-    assert run_in_processes(2, lambda: command(nuscenes_root, tmp_path)) == [ExitCode.DIVERGED] * 2
+    assert run_in_processes(2, lambda: command(nuscenes_root, tmp_path, *options)) == [ExitCode.DIVERGED] * 2
     (said,) = {line for line in (tmp_path / "stderr 1").read_text().splitlines() if "Training diverged" in line}
     assert "no finite loss or gradient in 3 steps in a row" in said
     (checkpoint,) = checkpoints(tmp_path / "run" / "checkpoints")
@@ -123,13 +224,13 @@ def test_where_one_process_dies_the_others_end_with_one_sentence(nuscenes_root: 
     assert said.splitlines()[-1].startswith("bevel: Another training process died")
 
 
-def command(root: Path, folder: Path) -> None:
+def command(root: Path, folder: Path, *options: str) -> None:
     """The real command, its errors in a file of each rank."""
     file = os.open(folder / f"stderr {os.environ['RANK']}", os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 2)
     sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115 (pytest's own does not write to 2)
     words = ["train", str(folder / "c.json"), "--data-root", str(root), "--output", str(folder / "run")]
-    os._exit(main([*words, "--device", "cpu", "--threads", "1"]))
+    os._exit(main([*words, "--device", "cpu", "--threads", "1", *options]))
 
 
 # The first process is stopped just before the checkpoint of step 10 gets its name, the first time it comes there.
@@ -145,21 +246,24 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def torchrun(root: Path, folder: Path, name: str, restarts: int, **environment: str) -> int:
+def torchrun(root: Path, folder: Path, name: str, restarts: int, *options: str, **environment: str) -> int:
     (folder / "train.py").write_text(_FAULTY)
     words = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", f"--max-restarts={restarts}"]
     words += [str(folder / "train.py"), "train", str(folder / "c.json"), "--data-root", str(root)]
-    words += ["--output", str(folder / name), "--device", "cpu", "--threads", "1"]
+    words += ["--output", str(folder / name), "--device", "cpu", "--threads", "1", *options]
     kept = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *words], env=kept | environment, timeout=280).returncode
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_a_killed_training_and_it_ends_in_the_same_bits(nuscenes_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--shard",)])
+def test_torchrun_restarts_a_killed_training_and_it_ends_in_the_same_bits(
+    nuscenes_root: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     config = small_config(12, checkpoint_interval=5)
     write_config(tmp_path / "c.json", replace(config, training=replace(config.training, process_timeout=20.0)))
-    assert torchrun(nuscenes_root, tmp_path, "whole", 0) == 0
-    assert torchrun(nuscenes_root, tmp_path, "killed", 3, FAULT="SIGKILL") == 0
+    assert torchrun(nuscenes_root, tmp_path, "whole", 0, *options) == 0
+    assert torchrun(nuscenes_root, tmp_path, "killed", 3, *options, FAULT="SIGKILL") == 0
     assert "from step 5\n" in (tmp_path / "killed" / "train.log").read_text()
     whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
     assert all(whole[name].equal(killed[name]) for name in whole)

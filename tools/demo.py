@@ -32,7 +32,7 @@ from tools.run_config import write_config
 from tools.shipped_runs import run_or_shipped
 from tools.simulate import SimulateArguments, simulate
 from tools.train import TrainArguments, train
-from tools.training.checkpoint import checkpoints
+from tools.training.checkpoint_files import checkpoints
 from tools.training.run_folder import RunFolder, load_detector
 from tools.visualize import DetectorView, draw_frames, evenly_spread
 
@@ -160,7 +160,8 @@ def _train(world: Path, run: Path, minutes: float, config: str, start: Path | No
     steps = min(max(round(minutes * 60 / seconds), _FEWEST_STEPS), _MOST_STEPS)
     print(f"A step takes {seconds:.2f} s here: {steps} steps in about {duration_text(steps * seconds)}.")
     write_atomically(marker, json.dumps({"written_by": "bevel demo", "steps": steps, "start": origin}).encode())
-    return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, init=start, steps=steps))
+    init = () if start is None else (start,)
+    return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, init=init, steps=steps))
 
 
 def _seconds_per_step(world: Path, scratch: Path, config: str) -> float:

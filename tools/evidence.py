@@ -23,7 +23,15 @@ from tools.benchmarks.side_by_side import interleaved, one_thread
 from tools.devices import DeviceChoice, limit_threads
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Trained, read_evidence, write_evidence
-from tools.evidence_studies import STUDIES, Study, Variant, config_digest, trials_in_order, variants
+from tools.evidence_studies import (
+    STUDIES,
+    Study,
+    Variant,
+    config_digest,
+    possible_studies,
+    trials_in_order,
+    variants,
+)
 from tools.evidence_training import TrialToMeasure, has_branch_of, measure_trial, run_of
 from tools.exit_codes import Interrupted
 from tools.jobs import Job, run_jobs
@@ -43,7 +51,7 @@ class EvidenceArguments:
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say."""
     studies: tuple[Study, ...] = STUDIES
-    """Which: sensors, strategies, subsets, losses, tasks."""
+    """Which: sensors, temporal (sensors with pose and memory), strategies, subsets, losses, tasks."""
     config: str = "tiny"
     """The preset or config file that all variants are made of."""
     init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
@@ -95,7 +103,7 @@ def evidence(arguments: EvidenceArguments) -> Path:
     init = None if arguments.init is None else weights_file(arguments.init)
     if init is not None and not has_branch_of(config, init):
         raise InputRefused(f"--init {init} has no sensor branch of {arguments.config}: every variant would start anew.")
-    studies = _Studies(arguments, rows, reader, _basis(arguments, config, reader, init), init)
+    studies = _Studies(arguments, rows, reader, _basis(arguments, config, reader, init), init, possible_studies(config))
     arguments.output.mkdir(parents=True, exist_ok=True)
     try:
         studies.measure(at_once)
@@ -132,9 +140,12 @@ class _Studies:
         reader: NuScenesReader,
         basis: EvidenceBasis,
         init: Path | None,
+        on_the_page: _Rows,
     ) -> None:
+        """`on_the_page`: the rows of all studies, those that an earlier command has measured too."""
         self._arguments, self._rows, self._reader, self._init = arguments, rows, reader, init
         self.file, self.page = arguments.output / "evidence.json", arguments.output / "evidence.md"
+        self._on_the_page = on_the_page
         self.evidence: Evidence = read_evidence(self.file, basis)
 
     def measure(self, at_once: int) -> None:
@@ -187,7 +198,7 @@ class _Studies:
 
     def _write(self) -> None:
         write_evidence(self.file, self.evidence)
-        write_atomically(self.page, evidence_page(self.evidence, self._rows, self._arguments.seeds).encode())
+        write_atomically(self.page, evidence_page(self.evidence, self._on_the_page).encode())
 
     def _take_latencies(self, rows: Sequence[Variant]) -> None:
         """CPU milliseconds from a batch to boxes, side by side, one thread: the median of the middle frame."""

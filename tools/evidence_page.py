@@ -9,33 +9,39 @@ from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained
 from tools.evidence_studies import Study, Variant
 
 _TITLES: Mapping[Study, str] = {
-    "sensors": "Sensors: what each is worth",
+    "sensors": "Sensors: what each is worth, neither pose nor memory",
+    "temporal": "Sensors with pose and a memory of the frame before",
     "strategies": "Fusion strategies: same branches, same head",
     "subsets": "One set of weights, any subset of sensors",
     "losses": "Losses beside detection, between the sensors' BEVs",
     "tasks": "Tasks beside detection",
 }
-# Kinds of slices of the sensors' study, as the slices call them.
+# Kinds of slices of the sensors' studies, as the slices call them.
 _SLICES = ("distance", "conditions")
 _WIDTH = 120  # characters of a line, as far as one column allows
 
 
-def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]], seeds: int) -> str:
-    """All studies that have trainings. Figures are means over seeds ± their standard deviation."""
+def evidence_page(evidence: Evidence, rows: Mapping[Study, tuple[Variant, ...]]) -> str:
+    """Those of the studies that have something to compare: two rows. Figures are means over seeds ± their standard
+    deviation.
+    """
     basis = evidence.basis
+    seeds = 1 + max((one.seed for one in evidence.trained), default=0)
     what = (
         f"{basis.train_samples} samples of {basis.train_scenes} scenes ({basis.split} of {basis.version}) are trained "
         f"on, {basis.steps} steps each; {basis.val_samples} samples of {basis.val_scenes} other scenes "
         f"({basis.val_split}) are scored by the official metric. {_begun(basis)}"
-        f"Mean ± standard deviation over the seeds that are there, at most {seeds}. Seconds: of a training, by the "
-        "clock, with whatever ran beside it. "
+        "Mean ± standard deviation over the seeds that are there. Seconds: of a training, by the clock, with whatever "
+        "ran beside it. "
         f"{len(evidence.trained)} trainings."
     )
     parts = ["# Evidence\n", textwrap.fill(what, _WIDTH) + "\n"]
     for study, of_study in rows.items():
         found = [(row.name, _trainings(evidence, row, seeds)) for row in of_study]
+        if study == "subsets":  # the row without dropout may have been trained for another study
+            found = [(name, [one for one in trainings if one.subsets]) for name, trainings in found]
         found = [(name, trainings) for name, trainings in found if trainings]
-        if found:
+        if len(found) > 1:
             parts += [f"## {_TITLES[study]}\n", *_tables(study, found, evidence)]
     return "\n".join(parts)
 
@@ -56,7 +62,7 @@ _Rows = Sequence[tuple[str, list[Trained]]]
 
 def _tables(study: Study, found: _Rows, evidence: Evidence) -> list[str]:
     tables = [_main_table(found, evidence.latencies if study == "strategies" else {})]
-    if study == "sensors":
+    if study in ("sensors", "temporal"):
         tables.append(f"AP by class:\n\n{_named_table(found, [[one.class_ap for one in t] for _, t in found])}")
         for kind in _SLICES:
             figures = [[one.slices.get(kind, {}) for one in trainings] for _, trainings in found]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 from datasets.faults import InputRefused
@@ -16,7 +17,7 @@ from perception.tasks.segmentation import SegmentationConfig
 from perception.temporal import TemporalConfig
 from tools.run_config import RunConfig, config_to_json
 
-Study = Literal["sensors", "strategies", "subsets", "losses", "tasks"]
+Study = Literal["sensors", "temporal", "strategies", "subsets", "losses", "tasks"]
 STUDIES: tuple[Study, ...] = get_args(Study)
 
 _SUBSETS: tuple[tuple[Modality, ...], ...] = (
@@ -90,7 +91,8 @@ def variants(study: Study, config: RunConfig) -> tuple[Variant, ...]:
     if None in (detector.camera, detector.lidar, detector.radar, detector.pose):
         raise InputRefused("evidence compares sensors: the config needs camera, lidar, radar and pose.")
     of_study: Mapping[Study, Callable[[RunConfig], tuple[Variant, ...]]] = {
-        "sensors": _sensors,
+        "sensors": partial(_sensors, temporal=False),
+        "temporal": partial(_sensors, temporal=True),
         "strategies": _strategies,
         "subsets": _subsets,
         "losses": _losses,
@@ -109,19 +111,25 @@ def config_digest(config: RunConfig) -> str:
     return hashlib.sha256(config_to_json(config).encode()).hexdigest()[:12]
 
 
-def _sensors(config: RunConfig) -> tuple[Variant, ...]:
-    rows = []
-    for motion in (False, True):
-        for kept in _SUBSETS:
-            name = " + ".join(kept) + (", pose and memory" if motion else "")
-            rows.append(Variant(name, _with_branches(config, kept, motion)))
-    return tuple(rows)
+def possible_studies(config: RunConfig) -> dict[Study, tuple[Variant, ...]]:
+    """The rows of all studies that can be made of the config."""
+    rows = {}
+    for study in STUDIES:
+        try:
+            rows[study] = variants(study, config)
+        except InputRefused:
+            continue
+    return rows
 
 
-def _with_branches(config: RunConfig, kept: tuple[Modality, ...], motion: bool) -> RunConfig:
+def _sensors(config: RunConfig, temporal: bool) -> tuple[Variant, ...]:
+    return tuple(Variant(" + ".join(kept), _with_branches(config, kept, temporal)) for kept in _SUBSETS)
+
+
+def _with_branches(config: RunConfig, kept: tuple[Modality, ...], temporal: bool) -> RunConfig:
     """The same network without the branches of the other sensors; nothing is trained on what it does not have.
 
-    `motion`: it knows the vehicle's motion and remembers the frame before; otherwise neither.
+    `temporal`: it knows the vehicle's motion and remembers the frame before; otherwise neither.
     """
     detector = config.detector
     detector = replace(
@@ -129,8 +137,8 @@ def _with_branches(config: RunConfig, kept: tuple[Modality, ...], motion: bool) 
         camera=detector.camera if "camera" in kept else None,
         lidar=detector.lidar if "lidar" in kept else None,
         radar=detector.radar if "radar" in kept else None,
-        pose=detector.pose if motion else None,
-        temporal=(detector.temporal or TemporalConfig()) if motion else None,
+        pose=detector.pose if temporal else None,
+        temporal=(detector.temporal or TemporalConfig()) if temporal else None,
         perspective=detector.perspective if "camera" in kept else None,
     )
     return RunConfig(config.sample, detector, config.training)

@@ -16,7 +16,7 @@ from tools.robustness import RobustnessArguments, robustness
 from tools.robustness_rows import read_measured
 from tools.run_config import RunConfig, write_config
 from tools.train import TrainArguments, train
-from tools.training.checkpoint import checkpoints
+from tools.training.checkpoint_files import checkpoints
 from tools.training.run_folder import RunFolder, load_detector
 
 
@@ -67,7 +67,8 @@ def _trained(wanted: TrialToMeasure) -> Trained:
     path = wanted.output / "configs" / f"{config_digest(trial.config)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_config(path, trial.config)
-    begun = _pretrained(wanted, path) if trial.pretrained else _init(wanted)
+    # What the pretrained branches do not have (the perspective's head, say) is as without pretraining.
+    begun = (*_init(wanted), _pretrained(wanted, path)) if trial.pretrained else _init(wanted)
     if not run.weights.is_file():
         resume = _can_resume(run)
         train(
@@ -77,7 +78,7 @@ def _trained(wanted: TrialToMeasure) -> Trained:
                 version=basis.version,
                 split=basis.split,
                 output=run.path,
-                init=None if resume else begun,
+                init=() if resume else begun,
                 resume=resume,
                 device=wanted.device,
                 threads=wanted.threads,
@@ -100,21 +101,25 @@ def _trained(wanted: TrialToMeasure) -> Trained:
     return trained_from(trial.digest, seed, parameters, _seconds(run), evaluation.metrics, analysis)
 
 
-def _init(wanted: TrialToMeasure) -> Path | None:
+def _init(wanted: TrialToMeasure) -> tuple[Path, ...]:
     """What all trainings begin with, for those that have a sensor branch of it."""
     init = wanted.init
-    return None if init is None or not has_branch_of(wanted.trial.config, init) else init
+    return () if init is None or not has_branch_of(wanted.trial.config, init) else (init,)
 
 
 def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
     """The branches of a config after `bevel pretrain`, for as many steps as the detector is trained.
+
+    A branch that has learnt before teaches the others: it would only forget what it was given for.
 
     The digest of a pretrained trial is that of its config, seed included: no other trial begins with the same branches,
     so none does this at the same time.
     """
     run = RunFolder(wanted.output / "pretrained" / config.stem)
     if not run.weights.is_file():
-        resume = _can_resume(run)
+        resume, init = _can_resume(run), _init(wanted)
+        sensors = wanted.trial.config.detector.sensors
+        taught = [sensor for sensor in sensors for path in init if sensor in parts_of(path)]
         pretrain(
             PretrainArguments(
                 str(config),
@@ -122,7 +127,8 @@ def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
                 version=wanted.basis.version,
                 split=wanted.basis.split,
                 output=run.path,
-                init=None if resume else _init(wanted),
+                init=() if resume else init,
+                teacher=taught[0] if len(taught) == 1 else None,
                 resume=resume,
                 device=wanted.device,
                 threads=wanted.threads,

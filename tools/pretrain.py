@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from datasets.faults import InputRefused
+from datasets.samples.batch import Modality
 from datasets.samples.fusion_dataset import FusionDataset
 from perception.cross_modal.alignment import CrossModalConfig, CrossModalKind
 from perception.detector import DetectorConfig
@@ -44,6 +45,8 @@ class PretrainArguments:
     loss: PretrainingLoss | None = None
     """Which cross-modal loss, instead of the config's (info_nce where it has none); perspective: the camera branch
     alone, from annotated boxes."""
+    teacher: Modality | None = None
+    """The sensor that the others learn from and whose branch stays as it is: give --init what it has learnt."""
     steps: int | None = None
     """Steps, instead of the config's."""
     seed: int | None = None
@@ -52,8 +55,8 @@ class PretrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
-    """Start from the parts that these weights have."""
+    init: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]] = ()
+    """Start from the parts that these weights have; several may be given, as for bevel train."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"
@@ -93,10 +96,13 @@ def pretraining_config(arguments: PretrainArguments) -> RunConfig:
     training = replace(config.training, modality_dropout=0.0, validate_every=None, patience=None)
     try:
         if arguments.loss == "perspective":
+            if arguments.teacher is not None:
+                raise ValueError("--teacher is for cross-modal losses, perspective has the camera branch alone")
             detector, training = _camera_alone(config.detector), replace(training, objective="perspective")
         else:
             check_pretraining(config.detector)
-            detector, training = _compared(config.detector, arguments.loss), _without_annotations(training)
+            detector = _compared(config.detector, arguments.loss, arguments.teacher)
+            training = _without_annotations(training)
     except ValueError as error:
         raise InputRefused(f"{arguments.config}: {error}.") from error
     try:
@@ -128,9 +134,9 @@ def _camera_alone(detector: DetectorConfig) -> DetectorConfig:
     )
 
 
-def _compared(detector: DetectorConfig, loss: CrossModalKind | None) -> DetectorConfig:
-    cross_modal = detector.cross_modal or CrossModalConfig()
-    return replace(detector, cross_modal=cross_modal if loss is None else replace(cross_modal, kind=loss))
+def _compared(detector: DetectorConfig, loss: CrossModalKind | None, teacher: Modality | None) -> DetectorConfig:
+    given = detector.cross_modal or CrossModalConfig()
+    return replace(detector, cross_modal=replace(given, kind=loss or given.kind, teacher=teacher or given.teacher))
 
 
 def _without_annotations(training: TrainingConfig) -> TrainingConfig:

@@ -54,10 +54,13 @@ class TrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned, no sensor dropped."""
-    init: Annotated[Path | None, tyro.conf.arg(metavar="RUN|FILE")] = None
-    """Start from the parts that these weights have (of bevel pretrain, say)."""
+    init: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]] = ()
+    """Start from the parts that these weights have (of bevel pretrain, say). Where several are given and two have a
+    part, it is the later one's."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
+    shard: bool = False
+    """Each process of torchrun keeps a share of the weights, moments and averages between the steps (FSDP2)."""
     missing_sensors: MissingSensorsPolicy = "refuse"
     """What to do about sensor files that are missing or broken."""
     strict: bool = False
@@ -77,7 +80,7 @@ def train(arguments: TrainArguments) -> Path:
     config = training_config(arguments)
     limit_threads(arguments.threads)
     run = RunFolder(arguments.output or Path("runs") / Path(arguments.config).stem)
-    with join_processes(arguments.device, config.training.process_timeout) as processes:
+    with join_processes(arguments.device, config.training.process_timeout, shard=arguments.shard) as processes:
         summary = _train(arguments, config, run, processes)
     refuse_unfinished(summary, resume_command("train", arguments, run))
     if arguments.val_split is not None and processes.first:

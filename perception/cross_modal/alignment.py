@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from datasets.samples.batch import MODALITIES
+from datasets.samples.batch import MODALITIES, Modality
 from perception.cross_modal.losses import info_nce, max_margin, triplet, unit
 from perception.cross_modal.places import draw_places, far_apart
 from perception.grid import BevGrid
@@ -25,6 +25,8 @@ class CrossModalConfig:
 
     `min_distance` (metres): nearer places of a sample are no negatives of each other, they may show the same object.
     `temperature` is InfoNCE's, `margin` the others' (of distances up to 2, or of cosines).
+    `teacher`: the sensor that the others are to agree with; no gradient reaches its branch, as none reaches the
+    picture's in SLidR (Sautier et al. 2022), whose backbone has learnt before.
     """
 
     kind: CrossModalKind = "info_nce"
@@ -33,10 +35,13 @@ class CrossModalConfig:
     min_distance: float = 4.0
     temperature: float = 0.07
     margin: float = 0.3
+    teacher: Modality | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.places < 2:
             raise ValueError(f"width must be at least 1 and places at least 2, not {self.width} and {self.places}")
+        if self.teacher not in (None, *_SENSORS):
+            raise ValueError(f"teacher must be one of {', '.join(_SENSORS)}, not {self.teacher}")
         for name in ("min_distance", "temperature", "margin"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}")
@@ -70,10 +75,11 @@ class CrossModalAlignment(nn.Module):
         for one, other in combinations(range(len(_SENSORS)), 2):
             places = draw_places(seen[:, one] & seen[:, other], self.config.places, generator)
             negative = far_apart(places, self.min_cells)
-            embedded = [
-                unit(self.project[sensor](bevs[places.sample, sensor, :, places.row, places.column]))
-                for sensor in (one, other)
-            ]
+            embedded = []
+            for sensor in (one, other):
+                features = bevs[places.sample, sensor, :, places.row, places.column]
+                features = features.detach() if _SENSORS[sensor] == self.config.teacher else features
+                embedded.append(unit(self.project[sensor](features)))
             parts[f"{_SENSORS[one]}-{_SENSORS[other]}"] = self._loss(embedded[0], embedded[1], negative)
             pairs += bool(negative.any())
         return Losses.of({name: part / max(1, pairs) for name, part in parts.items()})

@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import torch
-from torch.amp.grad_scaler import GradScaler
 from tyro.conf import Positional, arg
 
 from datasets.atomic_file import write_atomically
@@ -33,16 +32,13 @@ from tools.map_scores import with_map_targets
 from tools.open_dataset import open_dataset
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
-from tools.training.activations import recompute_activations
-from tools.training.compiled_parts import compile_dense_parts
 from tools.training.config import Precision
-from tools.training.ema import MovingAverage
 from tools.training.loading import LoadedBatch, load_batches
 from tools.training.loop import order_of_samples
-from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder
 from tools.training.processes import Processes
-from tools.training.step import LossOfBatch, seed_step, training_step
+from tools.training.step import seed_step
+from tools.training.trained_network import TrainedNetwork
 
 _WORLD = WorldConfig(scenes=1, keyframes=4, image_width=1600, seed=7)
 _WARM_UP = 5  # steps that do not count: memory is got, kernels are chosen, the loaders get ahead
@@ -270,31 +266,18 @@ class _Network:
     def __init__(self, config: RunConfig, processes: Processes) -> None:
         self._settings, self._processes = config.training, processes
         torch.manual_seed(config.training.seed)
-        self._detector = Detector(config.detector).to(processes.device).train()
-        self._average = MovingAverage(self._detector, config.training.ema_decay)
-        if config.training.checkpoint_activations:
-            recompute_activations(self._detector)
-        if config.training.compile:
-            compile_dense_parts(self._detector)
-        self._model = LossOfBatch(self._detector, config.training.precision)
-        self._optimizer = make_optimizer(self._detector, config.training)
-        half = config.training.precision == "fp16"
-        self._scaler = GradScaler(processes.device.type) if half else None
+        self._detector = Detector(config.detector)
+        self._trained = TrainedNetwork(self._detector, config, processes)
 
     def step(self, loaded: LoadedBatch, step: int) -> None:
         if loaded.batch.boxes is None:
             raise InputRefused(f"sample {loaded.unannotated[0]} has no annotations: name annotated data with --world.")
-        training_step(
-            self._model,
-            self._optimizer,
+        self._trained.step(
             [loaded.batch],
-            self._settings,
             learning_rate=self._settings.learning_rate,
             generator=seed_step(self._settings.seed, step, 0),
-            processes=self._processes,
-            scaler=self._scaler,
+            updates=step,
         )
-        self._average.update(self._detector, step)
 
     def operations(self, seen: Sequence[tuple[LoadedBatch, int]]) -> float:
         """Of these steps on these batches, with the sensors that each step did not drop."""

@@ -1,19 +1,12 @@
-"""Checkpoints: safetensors and JSON, never a pickle; complete or not there; every byte accounted for.
-
-    checkpoints/step_00000500/   weights.safetensors      the moving average: what is evaluated
-                                 raw_weights.safetensors  the weights that training goes on from
-                                 optimizer.safetensors    the moments, by parameter name
-                                 state.json               step, and what the run was trained on
-                                 manifest.json            the sha256 of each of these files
+"""Checkpoints (tools/training/checkpoint_files.py) saved and loaded: never a pickle; complete or not there.
 
 A checkpoint is written into a folder of another name, flushed to the disk and renamed, so the newest is the one with
-the highest step. torch.load notices no flipped bit; the manifest does, and the checksums of the tensors say which one.
+the highest step.
 """
 
-import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +20,22 @@ from torch.optim import Optimizer
 
 from datasets.atomic_file import flush_folder, temporary_beside, write_flushed
 from datasets.faults import InputRefused
-from perception.weights import checksums_of, damaged_tensor, load_weights, save_weights
+from perception.weights import checksums_of, read_weights, save_tensors
+from tools.training.checkpoint_files import (
+    MANIFEST,
+    OPTIMIZER,
+    RAW_WEIGHTS,
+    STATE,
+    WEIGHTS,
+    checkpoints,
+    refuse_damage,
+    sha256_of,
+)
 from tools.training.ema import MovingAverage
+from tools.training.sharding import share_of, whole, whole_tensors
 
 FORMAT = 2
 KEPT = 2  # the newest checkpoints that stay: if the disk spoils one, there is one before it
-
-_WEIGHTS, _RAW_WEIGHTS = "weights.safetensors", "raw_weights.safetensors"
-_OPTIMIZER, _STATE, _MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -68,25 +69,35 @@ def save_checkpoint(
     average: MovingAverage,
     optimizer: Optimizer,
     config_json: str,
+    *,
+    writes: bool = True,
 ) -> Path:
     """Write `folder`/step_N and remove all but the newest KEPT. Returns the checkpoint's folder.
 
+    Where weights are in shares, all processes must call this, and one of them `writes`.
+
     Raises OSError where the disk is full or read-only; the checkpoints before stay as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    # All is gathered before anything is written: a full disk must not leave the others waiting for a share.
+    averaged, raw, moments = (
+        {name: tensor.cpu().contiguous() for name, tensor in tensors if writes}
+        for tensors in (whole_tensors(average.network), whole_tensors(network), _moments(network, optimizer))
+    )
     target = folder / f"step_{state.step:08d}"
+    if not writes:
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(target)
     for abandoned in folder.glob(".step_*.tmp"):  # by a process that was killed while it saved or removed
         shutil.rmtree(abandoned, ignore_errors=True)
     try:
         temporary.mkdir()
-        save_weights(average.network, temporary / _WEIGHTS, config_json)
-        save_weights(network, temporary / _RAW_WEIGHTS, config_json)
-        moments = _optimizer_tensors(network, optimizer)
-        write_flushed(temporary / _OPTIMIZER, save(moments, checksums_of(moments)))
-        write_flushed(temporary / _STATE, json.dumps(asdict(state), indent=2).encode())
-        sums = {path.name: _sha256(path) for path in sorted(temporary.iterdir())}
-        write_flushed(temporary / _MANIFEST, json.dumps(sums, indent=2).encode())
+        save_tensors(averaged, temporary / WEIGHTS, config_json)
+        save_tensors(raw, temporary / RAW_WEIGHTS, config_json)
+        write_flushed(temporary / OPTIMIZER, save(moments, checksums_of(moments)))
+        write_flushed(temporary / STATE, json.dumps(asdict(state), indent=2).encode())
+        sums = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+        write_flushed(temporary / MANIFEST, json.dumps(sums, indent=2).encode())
         flush_folder(temporary)
         _remove(target)  # a damaged one, or the same step once more
         temporary.replace(target)
@@ -96,33 +107,6 @@ def save_checkpoint(
     for old in checkpoints(folder)[:-KEPT]:
         _remove(old)
     return target
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first; the empty list where there is no folder."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir())
-
-
-def whole_checkpoints(folder: Path) -> tuple[list[Path], list[str]]:
-    """The checkpoints with all the bytes that were saved, oldest first, and what is wrong with each of the others."""
-    whole, damage = [], []
-    for checkpoint in checkpoints(folder):
-        try:
-            refuse_damage(checkpoint)
-            whole.append(checkpoint)
-        except InputRefused as refusal:
-            damage.append(str(refusal))
-    return whole, damage
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The newest whole checkpoint. Raises InputRefused where there is none, or where a newer one is damaged."""
-    whole, damage = whole_checkpoints(folder)
-    if not whole and not damage:
-        raise InputRefused(f"{folder} holds no checkpoint: train the run first.")
-    if not whole or whole[-1] != checkpoints(folder)[-1]:
-        raise InputRefused(damage[-1])
-    return whole[-1]
 
 
 def load_checkpoint(
@@ -135,28 +119,10 @@ def load_checkpoint(
     """
     state = _read_state(checkpoint)
     refuse_damage(checkpoint)
-    load_weights(average.network, checkpoint / _WEIGHTS)
-    load_weights(network, checkpoint / _RAW_WEIGHTS)
-    _load_optimizer(network, optimizer, checkpoint / _OPTIMIZER)
+    _load_weights(average.network, checkpoint / WEIGHTS)
+    _load_weights(network, checkpoint / RAW_WEIGHTS)
+    _load_optimizer(network, optimizer, checkpoint / OPTIMIZER)
     return state
-
-
-def refuse_damage(checkpoint: Path) -> None:
-    """Raise InputRefused, naming file and tensor, unless the checkpoint has all its files as they were saved."""
-    names = (_WEIGHTS, _RAW_WEIGHTS, _OPTIMIZER, _STATE)
-    try:
-        sums = TypeAdapter(dict[str, str]).validate_json((checkpoint / _MANIFEST).read_bytes())
-        found = {name: _sha256(checkpoint / name) for name in names}
-    except (OSError, ValidationError) as error:
-        raise InputRefused(f"{checkpoint} is not a complete checkpoint ({_MANIFEST}): {error}.") from error
-    for name in names:
-        if found[name] != sums.get(name):
-            where = damaged_tensor(checkpoint / name) if name.endswith(".safetensors") else None
-            tensor = f"tensor {where} is damaged, and " if where is not None else ""
-            raise InputRefused(
-                f"{checkpoint / name} is not the file that was saved: {tensor}its sha256 differs from {_MANIFEST}'s; "
-                "remove that checkpoint's folder."
-            )
 
 
 def _remove(checkpoint: Path) -> None:
@@ -168,7 +134,7 @@ def _remove(checkpoint: Path) -> None:
 
 
 def _read_state(checkpoint: Path) -> TrainingState:
-    path = checkpoint / _STATE
+    path = checkpoint / STATE
     try:
         content = path.read_bytes()
         found = TypeAdapter(dict[str, Any]).validate_json(content).get("format")
@@ -179,17 +145,16 @@ def _read_state(checkpoint: Path) -> TrainingState:
         raise InputRefused(f"{path} is not the state of a training: {error}.") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _load_weights(network: nn.Module, path: Path) -> None:
+    present = network.state_dict()
+    tensors = read_weights(network, path)
+    network.load_state_dict({name: share_of(value, present[name]) for name, value in tensors.items()})
 
 
-def _optimizer_tensors(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    tensors = {}
+def _moments(network: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    return tensors
+            yield f"{key}/{name}", whole(torch.as_tensor(value)).detach()
 
 
 def _load_optimizer(network: nn.Module, optimizer: Optimizer, path: Path) -> None:
@@ -205,4 +170,4 @@ def _load_optimizer(network: nn.Module, optimizer: Optimizer, path: Path) -> Non
         if parameter is None or (key != "step" and value.shape != parameter.shape):
             raise InputRefused(f"{path} belongs to another network: {full_name} does not fit.")
         # Adam counts its steps on the CPU, and keeps its moments where the parameter is.
-        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+        optimizer.state[parameter][key] = value if key == "step" else share_of(value.to(parameter.device), parameter)

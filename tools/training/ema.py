@@ -5,6 +5,7 @@ import copy
 import torch
 
 from tools.training.network import Network
+from tools.training.sharding import own_rows
 
 
 class MovingAverage:
@@ -25,6 +26,6 @@ class MovingAverage:
         present = network.state_dict()
         for name, average in self.network.state_dict().items():
             if average.dtype.is_floating_point:
-                average.lerp_(present[name], 1.0 - decay)
+                own_rows(average).lerp_(own_rows(present[name]), 1.0 - decay)
             else:
                 average.copy_(present[name])

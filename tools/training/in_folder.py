@@ -1,8 +1,9 @@
 """A training in its run folder, from the first line of its log to the page at the end: whatever is trained."""
 
+import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from tools.training.network import network_from
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder, weights_file
 from tools.training.run_report import write_run_report
+from tools.training.sharding import refuse_unshardable
 from tools.training.validation import Validation
 
 # Said in the command that resumes in a way of their own, or not said again.
@@ -42,9 +44,9 @@ class TrainingArguments(Protocol):
         """The dataroot, or a URL of shards."""
 
 
-def refuse_two_starts(init: Path | None, resume: bool) -> None:
+def refuse_two_starts(init: Sequence[Path], resume: bool) -> None:
     """Raise InputRefused where a run is to begin with some weights and to go on with its own."""
-    if init is not None and resume:
+    if init and resume:
         raise InputRefused("--init starts a run, and --resume goes on with what it has learnt: leave out one of them.")
 
 
@@ -55,20 +57,22 @@ def train_in_folder(
     run: RunFolder,
     processes: Processes,
     *,
-    init: Path | None = None,
+    init: Sequence[Path] = (),
     resume: bool,
     missing_sensors: MissingSensorsPolicy,
     validation: Validation | None = None,
 ) -> TrainingSummary:
     """Train on the samples of a split, alone in the run's folder, and say there and on stdout what happens.
 
-    init: a run, a shipped one or a weights file to start from. Raises as `train` does.
+    init: runs, shipped ones or weights files to start from. Raises as `train` does.
     """
-    init = None if init is None else weights_file(init)
+    if processes.sharded:
+        refuse_unshardable(config.training)
+    init = [weights_file(one) for one in init]
     # What torchrun starts again goes on; a restart may come before there is a run, though.
     resume = resume or (processes.restarted and run.config.is_file())
     # Tried before there is a run that would have to be removed.
-    found = None if init is None else network_from(config, init)[1]
+    found = network_from(config, init)[1] if init else []
     if not processes.first:
         loop = TrainingLoop(
             config, dataset, run, processes, resume=resume, log=_say_nothing, init=init, validation=validation
@@ -85,8 +89,9 @@ def train_in_folder(
             loop = TrainingLoop(
                 config, dataset, run, processes, resume=resume, log=log, init=init, validation=validation
             )
-            if found is not None and init is not None and loop.state.step == 0:
-                log(found.text(init))
+            if loop.state.step == 0:
+                for path, parts in zip(init, found, strict=True):
+                    log(parts.text(path))
             parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
             log(
                 f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
@@ -101,13 +106,21 @@ def train_in_folder(
 
 def resume_command(verb: str, arguments: TrainingArguments, run: RunFolder) -> str:
     """The command that goes on with this run: as it was given, but for what only a new run takes."""
-    words = ["bevel", verb, arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
+    words = [*_started_by(), verb, arguments.config, "--data-root", str(arguments.data_root), "--output", str(run.path)]
     for option in fields(arguments):
         value = getattr(arguments, option.name)
         if option.name not in _NOT_REPEATED and value != option.default:
             name = f"--{option.name.replace('_', '-')}"
             words += [name] if value is True else [name, str(value)]
     return shlex.join([*words, "--resume"])
+
+
+def _started_by() -> list[str]:
+    """The words before the verb: torchrun starts several processes again."""
+    count, nodes = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("GROUP_WORLD_SIZE", "1")
+    if count is None:
+        return ["bevel"]
+    return ["torchrun", *([] if nodes == "1" else [f"--nnodes={nodes}"]), f"--nproc-per-node={count}", sys.argv[0]]
 
 
 def refuse_unfinished(summary: TrainingSummary, command: str) -> None:

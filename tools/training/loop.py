@@ -12,9 +12,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
-from torch.amp.grad_scaler import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
@@ -27,21 +24,19 @@ from tools.exit_codes import CommandFailed, Diverged
 from tools.missing_sensors import MissingSensors
 from tools.progress import Progress
 from tools.run_config import RunConfig, config_to_json
-from tools.training.activations import recompute_activations
-from tools.training.checkpoint import TrainingState, checkpoints, load_checkpoint, save_checkpoint, whole_checkpoints
-from tools.training.compiled_parts import compile_dense_parts
+from tools.training.checkpoint import TrainingState
+from tools.training.checkpoint_files import checkpoints, whole_checkpoints
 from tools.training.config import TrainingConfig
-from tools.training.ema import MovingAverage
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
 from tools.training.metrics_log import MetricsLog
 from tools.training.network import Network, network_from, network_of
-from tools.training.optimizer import make_optimizer
 from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder
 from tools.training.schedule import learning_rate_at, momentum_at
-from tools.training.step import LossOfBatch, StepResult, put_scale_back, scale_of, seed_step, training_step
+from tools.training.step import StepResult, scale_of, seed_step
+from tools.training.trained_network import TrainedNetwork
 from tools.training.validation import Validated, Validation
 
 _LOSSES_AVERAGED = 20  # the loss and the throughput that are shown are means of so many steps
@@ -80,12 +75,12 @@ class TrainingLoop:
         *,
         resume: bool,
         log: Callable[[str], None],
-        init: Path | None = None,
+        init: Sequence[Path] = (),
         validation: Validation | None = None,
     ) -> None:
-        """`log` gets a sentence for everything out of the ordinary. `init`: the weights file from which a new network
-        has what parts it has; a resumed run has its own, if it was killed before its first checkpoint too: there is one
-        of step 0. `validation`: where the config asks for some.
+        """`log` gets a sentence for everything out of the ordinary. `init`: the weights files whose parts a new
+        network has; a resumed run has its own, if it was killed before its first checkpoint too: there is one of step
+        0. `validation`: where the config asks for some.
         """
         self._settings = config.training
         self._config_json = config_to_json(config)
@@ -98,40 +93,28 @@ class TrainingLoop:
         self._total_steps = self._settings.total_steps(len(self._order), processes.count)
         torch.manual_seed(self._settings.seed)
         saved = resume and bool(checkpoints(run.checkpoints))
-        if init is None or saved:
+        if not init or saved:
             network = network_of(config, pretrained=not saved)
         else:  # even to resume: torchrun restarts a run that may have no checkpoint yet
             network, _ = network_from(config, init)
-        self._detector = network.to(processes.device)
-        self._average = MovingAverage(self._detector, self._settings.ema_decay)
-        self._optimizer = make_optimizer(self._detector, self._settings)
-        self._scaler = GradScaler(processes.device.type) if self._settings.precision == "fp16" else None
+        self._trained = TrainedNetwork(network, config, processes)
         self._state = TrainingState(0, 0, 0, processes.count, fingerprint(dataset.tokens), self._order_fingerprint(0))
         self._saved: TrainingState | None = None
         if resume:
             self._resume()
         if float(processes.mean(torch.tensor(float(self._state.step), device=processes.device))) != self._state.step:
             raise InputRefused(f"{run.path} must lie on a disk that all training processes share: they differ in it.")
-        if self._settings.checkpoint_activations:
-            recompute_activations(self._detector)
-        if self._settings.compile:
-            compile_dense_parts(self._detector)
-        self._model: nn.Module = LossOfBatch(self._detector, self._settings.precision)
-        if processes.count > 1:
-            # A branch whose modality is missing from the whole batch gets no gradient in that step.
-            self._model = DistributedDataParallel(self._model, find_unused_parameters=True)
-        self._detector.train()
         self._losses: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
         self._clock: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
         self._skipped = 0
         self._missing = MissingSensors()
-        if init is not None and self._saved is None:
+        if init and self._saved is None:
             self._save()  # --resume does not know what the run started from
 
     @property
     def detector(self) -> Network:
         """The network with the averaged weights, in eval mode."""
-        return self._average.network
+        return self._trained.average
 
     @property
     def state(self) -> TrainingState:
@@ -174,20 +157,19 @@ class TrainingLoop:
                     if self._state.step % self._settings.checkpoint_interval == 0:
                         self._save()
                         self._log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
-            except (InputRefused, CommandFailed, Diverged):
-                # These are raised between two steps: what was learnt is whole, and worth keeping.
-                self._save()
+            except (InputRefused, CommandFailed, Diverged) as error:
+                # These are raised between two steps: what was learnt is whole, and worth keeping. All processes put
+                # their shares together, but only a divergence is raised by all.
+                if not self._processes.sharded or isinstance(error, Diverged):
+                    self._save()
                 raise
             except RuntimeError as error:
                 refuse_loader_failure(error)
                 raise
             self._save()
         finished = self._state.step >= self._total_steps or (self._enough() and not interrupted)
-        if finished and self._processes.first:
-            if self._state.best_nds is not None:
-                write_atomically(self._run.weights, self._run.best.read_bytes())
-            else:
-                save_weights(self._average.network, self._run.weights, self._config_json)
+        if finished:
+            self._write_weights()
         return TrainingSummary(
             finished=finished,
             steps=self._state.step,
@@ -198,12 +180,21 @@ class TrainingLoop:
             missing=self._missing,
         )
 
+    def _write_weights(self) -> None:
+        """The result: the best weights, or the last where none were validated."""
+        if self._state.best_nds is None:
+            network = self._trained.whole_average()
+            if self._processes.first:
+                save_weights(network, self._run.weights, self._config_json)
+        elif self._processes.first:
+            write_atomically(self._run.weights, self._run.best.read_bytes())
+
     def _validate(self) -> Validated | None:
         """Validate where it is time to; keep the best weights. In the first process the figures, otherwise None."""
         step, every = self._state.step, self._settings.validate_every
-        network = self._average.network
         if self._validation is None or every is None or (step % every and step < self._total_steps):
             return None
+        network = self._trained.whole_average()
         if not isinstance(network, Detector):
             raise TypeError("only a detector can be validated")
         validated = self._validation.measure(network)
@@ -213,7 +204,7 @@ class TrainingLoop:
         if self._state.best_nds is None or nds > self._state.best_nds:
             self._state = replace(self._state, best_nds=nds, validations_since_best=0)
             if self._processes.first:
-                save_weights(self._average.network, self._run.best, self._config_json)
+                save_weights(network, self._run.best, self._config_json)
         else:
             self._state = replace(self._state, validations_since_best=self._state.validations_since_best + 1)
         if validated is not None:
@@ -245,7 +236,7 @@ class TrainingLoop:
         checkpoint = whole[-1]
         if damage:
             self._log(f"Resuming from {checkpoint}, the newest checkpoint that is whole.")
-        loaded = load_checkpoint(checkpoint, self._detector, self._average, self._optimizer)
+        loaded = self._trained.load(checkpoint)
         if loaded.data_fingerprint != self._state.data_fingerprint:
             raise InputRefused(
                 f"{checkpoint} was trained on other samples than this data set's split has: pass the --data-root, "
@@ -261,8 +252,6 @@ class TrainingLoop:
                 f"{checkpoint} was trained on the samples in another order than this epoch has now: from tables "
                 "instead of shards, from shards that were packed otherwise, or by another version of Bevel."
             )
-        if self._scaler is not None:
-            put_scale_back(self._scaler, loaded.loss_scale, loaded.loss_scale_steps)
         self._state = self._saved = loaded
 
     def _order_fingerprint(self, step: int) -> str:
@@ -293,26 +282,21 @@ class TrainingLoop:
                 self._missing.add(token, faults, impairments)
             if settings.objective != "cross_modal" and one.batch.boxes is None:
                 raise InputRefused(f"sample {one.unannotated[0]} has no annotations: train on a split that has some.")
-        result = training_step(
-            self._model,
-            self._optimizer,
+        result = self._trained.step(
             [one.batch for one in loaded],
-            settings,
             learning_rate=self._learning_rate(state.step),
             momentum=momentum_at(state.step, self._total_steps, settings.warmup_fraction, settings.schedule),
             generator=seed_step(settings.seed, state.step, self._processes.rank),
-            processes=self._processes,
-            scaler=self._scaler,
+            updates=state.updates,
         )
         if result.finite:
-            self._average.update(self._detector, state.updates)
             self._losses.append(result.loss)
             self._state = replace(state, step=state.step + 1, updates=state.updates + 1, nonfinite_in_a_row=0)
         else:
             self._skipped += 1
             self._state = replace(state, step=state.step + 1, nonfinite_in_a_row=state.nonfinite_in_a_row + 1)
-        if self._scaler is not None:
-            self._state = replace(self._state, **scale_of(self._scaler))
+        if self._trained.scaler is not None:
+            self._state = replace(self._state, **scale_of(self._trained.scaler))
         return result
 
     def _learning_rate(self, step: int) -> float:
@@ -351,17 +335,11 @@ class TrainingLoop:
             )
 
     def _save(self) -> None:
-        if not self._processes.first or self._saved == self._state:
+        if self._saved == self._state:
             return
         try:
-            save_checkpoint(
-                self._run.checkpoints,
-                replace(self._state, order_fingerprint=self._order_fingerprint(self._state.step)),
-                self._detector,
-                self._average,
-                self._optimizer,
-                self._config_json,
-            )
+            state = replace(self._state, order_fingerprint=self._order_fingerprint(self._state.step))
+            self._trained.save(self._run.checkpoints, state)
             self._saved = self._state
         except (OSError, SafetensorError) as error:
             raise CommandFailed(

@@ -1,5 +1,6 @@
 """What a run trains: a detector, or sensor branches alone. All go from a batch to predictions to losses."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,10 +29,12 @@ def network_of(config: RunConfig, *, pretrained: bool = True) -> Network:
             return CameraPretraining(detector)
 
 
-def network_from(config: RunConfig, weights: Path) -> tuple[Network, PartsFound]:
-    """A new network with the parts that a weights file has. Raises InputRefused as `load_parts` does."""
-    network = network_of(config, pretrained="camera" not in parts_of(weights))
-    return network, load_parts(network, weights)
+def network_from(config: RunConfig, weights: Sequence[Path]) -> tuple[Network, list[PartsFound]]:
+    """A new network with the parts that weights files have, and what each had; a later file's take an earlier one's
+    place. Raises InputRefused as `load_parts` does.
+    """
+    network = network_of(config, pretrained=not any("camera" in parts_of(path) for path in weights))
+    return network, [load_parts(network, path) for path in weights]
 
 
 def without_pretrained_weights(config: DetectorConfig) -> DetectorConfig:

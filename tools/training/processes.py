@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from datasets.faults import InputRefused
 from tools.devices import DeviceChoice, choose_device
 from tools.exit_codes import CommandFailed
 
@@ -23,13 +24,14 @@ _GONE = ("Connection closed by peer", "Connection reset by peer", "Timed out wai
 class Processes:
     """How many train together, which of them this is, and its device. The first one writes the files.
 
-    `restarted`: torchrun started them again after one had died.
+    `restarted`: torchrun started them again after one had died. `sharded`: each has a share of the weights only.
     """
 
     count: int
     rank: int
     device: torch.device
     restarted: bool = False
+    sharded: bool = False
 
     @property
     def first(self) -> bool:
@@ -68,11 +70,14 @@ class Processes:
 
 
 @contextmanager
-def join_processes(choice: DeviceChoice, timeout_seconds: float) -> Iterator[Processes]:
+def join_processes(choice: DeviceChoice, timeout_seconds: float, *, shard: bool = False) -> Iterator[Processes]:
     """This process alone, or its place in the group that torchrun started (nccl on CUDA, gloo on CPU).
 
-    Raises CommandFailed where another process of the group has died, or has not answered for so long.
+    `shard`: they share the weights out. Raises InputRefused where they should and this process is alone, CommandFailed
+    where another process of the group has died, or has not answered for so long.
     """
+    if shard and os.environ.get("WORLD_SIZE", "1") == "1":
+        raise InputRefused("--shard divides the weights among the processes of torchrun, and this one is alone.")
     if "WORLD_SIZE" not in os.environ:
         yield Processes(1, 0, choose_device(choice))
         return
@@ -86,7 +91,7 @@ def join_processes(choice: DeviceChoice, timeout_seconds: float) -> Iterator[Pro
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     try:
-        yield Processes(distributed.get_world_size(), distributed.get_rank(), device, restarts > 0)
+        yield Processes(distributed.get_world_size(), distributed.get_rank(), device, restarts > 0, shard)
     except RuntimeError as error:
         if _of_another_process(error):
             raise CommandFailed(

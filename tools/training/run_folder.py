@@ -5,7 +5,7 @@ runs/NAME/  config.json          the whole RunConfig
             metrics.jsonl        one line for each step
             train.log            what was printed
             tensorboard/         the same numbers for TensorBoard
-            checkpoints/         see tools/training/checkpoint.py
+            checkpoints/         see tools/training/checkpoint_files.py
             weights.safetensors  the result: the averaged weights, of a run that validates the best ones
             best.safetensors     the averaged weights of the validation with the best NDS so far
             validation/          detections and figures of the last validation
@@ -33,7 +33,7 @@ from perception.detector import Detector
 from perception.weights import load_weights
 from tools.run_config import RunConfig, config_to_json, read_config
 from tools.shipped_runs import run_or_shipped
-from tools.training.checkpoint import newest_checkpoint
+from tools.training.checkpoint_files import newest_checkpoint
 from tools.training.network import without_pretrained_weights
 
 _PACKAGES = ("torch", "numpy", "spconv-cu120", "open3d", "opencv-python", "nuscenes-devkit", "transformers")

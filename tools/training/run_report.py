@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tools.progress import duration_text
 from tools.report import ReportContent, Section, read_training_log, write_report
-from tools.training.checkpoint import checkpoints
+from tools.training.checkpoint_files import checkpoints
 from tools.training.run_folder import RunFolder
 from tools.training.validation import PICTURE
 

@@ -19,6 +19,7 @@ from tools.training.config import Precision, TrainingConfig
 from tools.training.network import Network
 from tools.training.processes import Processes
 from tools.training.schedule import set_rates
+from tools.training.sharding import ShardedModel, whole
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -82,8 +83,9 @@ def training_step(
     """One step on one or several batches on the CPU, as if they were one; `model` gives the Losses of each.
 
     Where a loss or a gradient is not finite, in any process, the step is skipped in all: the weights and the moments
-    are not touched, and batch norm's statistics, which the forward pass has changed by then, are put back. `scaler`:
-    of the loss in fp16; it learns from a skipped step, too.
+    are not touched, and batch norm's statistics, which the forward pass has changed by then, are put back. That is
+    asked once, at the end: without its backward pass this process would leave the others waiting in theirs. `scaler`:
+    of the loss in fp16; it learns from a skipped step, too, unless the loss was not finite before it was scaled.
     """
     set_rates(optimizer, learning_rate, momentum)
     optimizer.zero_grad(set_to_none=True)
@@ -92,28 +94,25 @@ def training_step(
     counts = _shared_counts(model, masked, processes)
     total = torch.zeros((), device=processes.device)
     parts: dict[str, float] = {}
-    norm = total.new_tensor(float("nan"))
-    broken = False
     for index, batch in enumerate(masked):
         with _without_exchange(model) if index < len(masked) - 1 else nullcontext():
             losses: Losses = model(batch, counts)
             total = total + losses.total.detach() / len(masked)
             for name, part in losses.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(part) / len(masked)
-            (broken,) = processes.any_of(not bool(losses.total.isfinite()))
-            if broken:
-                break
             share = losses.total / len(masked)
             (share if scaler is None else scaler.scale(share)).backward()  # type: ignore[no-untyped-call]
+    if isinstance(model, ShardedModel):
+        model.forget_unused(processes)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+    loss_broken, gradient_broken = processes.any_of(*(~torch.stack([total, norm]).isfinite()).tolist())
+    broken = loss_broken or gradient_broken
     if not broken:
-        if scaler is not None:
-            scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        (broken,) = processes.any_of(not bool(norm.isfinite()))
-        if not broken:
-            optimizer.step()
-        if scaler is not None:
-            scaler.update()
+        optimizer.step()
+    if scaler is not None:
+        scaler.update(scaler.get_scale() if loss_broken else None)
     if broken:
         _put_back(before)
         optimizer.zero_grad(set_to_none=True)
@@ -147,7 +146,7 @@ def _shared_counts(model: nn.Module, batches: Sequence[Batch], processes: Proces
 
 
 def _network_of(model: nn.Module) -> Network:
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    inner = model.module if isinstance(model, DistributedDataParallel | ShardedModel) else model
     if not isinstance(inner, LossOfBatch):
         raise TypeError("a training step needs a LossOfBatch")
     return inner.detector
@@ -155,7 +154,7 @@ def _network_of(model: nn.Module) -> Network:
 
 def _without_exchange(model: nn.Module) -> AbstractContextManager[None]:
     """Gradients stay in this process: they are exchanged once, with those of the step's last batch."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+    return model.no_sync() if isinstance(model, DistributedDataParallel | ShardedModel) else nullcontext()
 
 
 def _in_float32(value: Any) -> Any:
