@@ -41,7 +41,9 @@ class ShardedModel(nn.Module):
         for tensor in (*module.state_dict().values(), *averaged.state_dict().values()):
             distributed.broadcast(tensor, 0)  # or shares of different networks would make one
         # Of the group that there is, with its timeout; init_device_mesh may make another one.
-        mesh = DeviceMesh.from_group(distributed.group.WORLD, processes.device.type)
+        group = distributed.group.WORLD
+        assert group is not None
+        mesh = DeviceMesh.from_group(group, processes.device.type)
         self.module = module
         self._whole = _WithEveryParameter(module)
         fully_shard(self._whole, mesh=mesh)  # in place
