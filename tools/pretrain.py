@@ -37,16 +37,15 @@ class PretrainArguments:
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
-    """The folder of tables, if there are several."""
+    """The folder of tables, if several."""
     split: str | None = None
-    """An official split, all, or scene names; otherwise mini_train, train or test, as the version has it."""
+    """An official split, all, or scene names; otherwise mini_train, train or test."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET-pretrained."""
     loss: PretrainingLoss | None = None
-    """Which cross-modal loss, instead of the config's (info_nce where it has none); perspective: the camera branch
-    alone, from annotated boxes."""
+    """The cross-modal loss, instead of the config's or info_nce; perspective: the camera alone, from annotated boxes."""
     teacher: Modality | None = None
-    """The sensor that the others learn from and whose branch stays as it is: give --init what it has learnt."""
+    """The sensor that the others learn from; its branch, from --init, stays."""
     steps: int | None = None
     """Steps, instead of the config's."""
     seed: int | None = None
@@ -56,7 +55,7 @@ class PretrainArguments:
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned."""
     init: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]] = ()
-    """Start from the parts that these weights have; several may be given, as for bevel train."""
+    """Start from the parts that these weights have; where two have a part, from the later one's."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     missing_sensors: MissingSensorsPolicy = "refuse"

@@ -37,9 +37,9 @@ class TrainArguments:
     data_root: DataRoot
     """The dataroot: the folder that holds v1.0-mini, say; or a folder or URL of shards."""
     version: str | None = None
-    """The folder of tables, if there are several."""
+    """The tables' folder, if there are several."""
     split: str | None = None
-    """An official split, all, or scene names; otherwise mini_train or train, as the version has it."""
+    """An official split, all, or scene names; otherwise mini_train or train."""
     val_split: str | None = None
     """Evaluate on this split, and on the way where the config says so."""
     output: Path | None = None
@@ -55,12 +55,11 @@ class TrainArguments:
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned, no sensor dropped."""
     init: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]] = ()
-    """Start from the parts that these weights have (of bevel pretrain, say). Where several are given and two have a
-    part, it is the later one's."""
+    """Start from the parts that these weights have; where two have a part, from the later one's."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     shard: bool = False
-    """Each process of torchrun keeps a share of the weights, moments and averages between the steps (FSDP2)."""
+    """The processes of torchrun share weights and moments out (FSDP2)."""
     missing_sensors: MissingSensorsPolicy = "refuse"
     """What to do about sensor files that are missing or broken."""
     strict: bool = False
