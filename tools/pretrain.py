@@ -43,7 +43,7 @@ class PretrainArguments:
     output: Path | None = None
     """The run folder, otherwise runs/PRESET-pretrained."""
     loss: PretrainingLoss | None = None
-    """The cross-modal loss, instead of the config's or info_nce; perspective: the camera alone, from annotated boxes."""
+    """The cross-modal loss, not the config's or info_nce; perspective: the camera alone, from annotated boxes."""
     teacher: Modality | None = None
     """The sensor that the others learn from; its branch, from --init, stays."""
     steps: int | None = None
