@@ -43,13 +43,13 @@ class PretrainArguments:
     output: Path | None = None
     """The run folder, otherwise runs/PRESET-pretrained."""
     loss: PretrainingLoss | None = None
-    """The cross-modal loss, not the config's or info_nce; perspective: the camera alone, from annotated boxes."""
+    """The cross-modal loss, else the config's or info_nce; perspective: the camera alone, from annotated boxes."""
     teacher: Modality | None = None
     """The sensor that the others learn from; its branch, from --init, stays."""
     steps: int | None = None
     """Steps, instead of the config's."""
     seed: int | None = None
-    """Of the first weights, the order of the samples and the cells that are compared, instead of the config's."""
+    """Of first weights, order of samples and compared cells, instead of the config's."""
     workers: int | None = None
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
