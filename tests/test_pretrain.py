@@ -209,7 +209,9 @@ def test_a_detector_starts_from_the_pretrained_branches(
     save_tensors(other, tmp_path / "other.safetensors", "{}")
     words = ["train", given.config, "--data-root", str(nuscenes_root), "--output", str(tmp_path / "of_both")]
     words += ["--device", "cpu", "--init", str(tmp_path / "other.safetensors"), "--init", str(run)]
+    capsys.readouterr()
     assert main(words) == ExitCode.FINE
+    assert capsys.readouterr().out.count("; 0 tensors new") == 2  # what one lacks the other has
     of_both = load_file(tmp_path / "of_both" / "weights.safetensors")
     for name, value in of_both.items():
         if value.dtype.is_floating_point and "running" not in name:

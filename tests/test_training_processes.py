@@ -138,6 +138,11 @@ def test_shares_learn_what_whole_weights_do_where_sensors_are_missing(
     assert difference_of(weights_of(whole), weights_of(shares)) < tolerance / 10
 
 
+CHECKPOINT_FILES = tuple(
+    f"checkpoints/step_00000004/{name}.safetensors" for name in ("weights", "raw_weights", "optimizer")
+)
+
+
 def test_shares_are_validated_saved_and_resumed_as_whole_weights(nuscenes_root: Path, tmp_path: Path) -> None:
     config = small_config(4, checkpoint_interval=2)
     config = replace(config, training=replace(config.training, batch_size=1, validate_every=2))
@@ -157,11 +162,6 @@ def test_shares_are_validated_saved_and_resumed_as_whole_weights(nuscenes_root: 
     shutil.rmtree(shares / "checkpoints" / "step_00000004")
     run("shares", resume=True)
     assert all(difference_of(tensors, load_file(shares / file)) < 1e-5 for file, tensors in kept.items())
-
-
-CHECKPOINT_FILES = tuple(
-    f"checkpoints/step_00000004/{name}.safetensors" for name in ("weights", "raw_weights", "optimizer")
-)
 
 
 def test_each_of_two_processes_keeps_half_of_the_weights_and_their_average() -> None:

@@ -23,16 +23,8 @@ from tools.benchmarks.side_by_side import interleaved, one_thread
 from tools.devices import DeviceChoice, limit_threads
 from tools.evidence_page import evidence_page
 from tools.evidence_rows import Evidence, EvidenceBasis, Trained, read_evidence, write_evidence
-from tools.evidence_studies import (
-    STUDIES,
-    Study,
-    Variant,
-    config_digest,
-    possible_studies,
-    trials_in_order,
-    variants,
-)
-from tools.evidence_training import TrialToMeasure, has_branch_of, measure_trial, run_of
+from tools.evidence_studies import STUDIES, Study, Variant, config_digest, possible_studies, trials_in_order, variants
+from tools.evidence_training import TrialToMeasure, branches_of, measure_trial, run_of
 from tools.exit_codes import Interrupted
 from tools.jobs import Job, run_jobs
 from tools.open_dataset import DataRoot, open_tables, tables_root
@@ -101,7 +93,7 @@ def evidence(arguments: EvidenceArguments) -> Path:
     rows = {study: variants(study, config) for study in arguments.studies}
     reader = open_tables(tables_root(arguments.data_root), arguments.version, config.sample)
     init = None if arguments.init is None else weights_file(arguments.init)
-    if init is not None and not has_branch_of(config, init):
+    if init is not None and not branches_of(config, init):
         raise InputRefused(f"--init {init} has no sensor branch of {arguments.config}: every variant would start anew.")
     studies = _Studies(arguments, rows, reader, _basis(arguments, config, reader, init), init, possible_studies(config))
     arguments.output.mkdir(parents=True, exist_ok=True)

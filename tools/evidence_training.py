@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets.nuscenes.detection_analysis.analysis import analyse
+from datasets.samples.batch import Modality
 from perception.weights import parts_of
 from tools.devices import DeviceChoice, limit_threads
 from tools.evaluate import EvaluateArguments, measure
@@ -45,9 +46,10 @@ def run_of(output: Path, trial: Trial) -> RunFolder:
     return RunFolder(output / "runs" / trial.digest)
 
 
-def has_branch_of(config: RunConfig, weights: Path) -> bool:
-    """Whether the detector has a sensor branch that a weights file has. Raises InputRefused as `parts_of` does."""
-    return not parts_of(weights).isdisjoint(config.detector.sensors)
+def branches_of(config: RunConfig, weights: Path) -> list[Modality]:
+    """The detector's sensor branches that a weights file has. Raises InputRefused as `parts_of` does."""
+    parts = parts_of(weights)
+    return [sensor for sensor in config.detector.sensors if sensor in parts]
 
 
 def measure_trial(wanted: TrialToMeasure) -> Trained:
@@ -104,7 +106,7 @@ def _trained(wanted: TrialToMeasure) -> Trained:
 def _init(wanted: TrialToMeasure) -> tuple[Path, ...]:
     """What all trainings begin with, for those that have a sensor branch of it."""
     init = wanted.init
-    return () if init is None or not has_branch_of(wanted.trial.config, init) else (init,)
+    return () if init is None or not branches_of(wanted.trial.config, init) else (init,)
 
 
 def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
@@ -118,8 +120,7 @@ def _pretrained(wanted: TrialToMeasure, config: Path) -> Path:
     run = RunFolder(wanted.output / "pretrained" / config.stem)
     if not run.weights.is_file():
         resume, init = _can_resume(run), _init(wanted)
-        sensors = wanted.trial.config.detector.sensors
-        taught = [sensor for sensor in sensors for path in init if sensor in parts_of(path)]
+        taught = [sensor for path in init for sensor in branches_of(wanted.trial.config, path)]
         pretrain(
             PretrainArguments(
                 str(config),

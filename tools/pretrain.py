@@ -19,7 +19,13 @@ from tools.open_dataset import DataRoot, open_reader, split_of_reader
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
 from tools.training.config import TrainingConfig
-from tools.training.in_folder import refuse_two_starts, refuse_unfinished, resume_command, train_in_folder
+from tools.training.in_folder import (
+    StartWeights,
+    refuse_two_starts,
+    refuse_unfinished,
+    resume_command,
+    train_in_folder,
+)
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingSummary
 from tools.training.processes import Processes, join_processes
@@ -54,7 +60,7 @@ class PretrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned."""
-    init: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]] = ()
+    init: StartWeights = ()
     """Start from the parts that these weights have; where two have a part, from the later one's."""
     resume: bool = False
     """Go on from the run's last checkpoint."""

@@ -20,7 +20,13 @@ from tools.open_dataset import DataRoot, open_reader, split_of_reader, tables_ro
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig
 from tools.training.held_out import refuse_held_out_objects
-from tools.training.in_folder import refuse_two_starts, refuse_unfinished, resume_command, train_in_folder
+from tools.training.in_folder import (
+    StartWeights,
+    refuse_two_starts,
+    refuse_unfinished,
+    resume_command,
+    train_in_folder,
+)
 from tools.training.loading import MissingSensorsPolicy
 from tools.training.loop import TrainingSummary
 from tools.training.processes import Processes, join_processes
@@ -54,7 +60,7 @@ class TrainArguments:
     """Loader processes, instead of the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned, no sensor dropped."""
-    init: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]] = ()
+    init: StartWeights = ()
     """Start from the parts that these weights have; where two have a part, from the later one's."""
     resume: bool = False
     """Go on from the run's last checkpoint."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import Field, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
+import tyro
 from tqdm import tqdm
 
 from datasets.faults import InputRefused
@@ -27,6 +28,10 @@ from tools.training.validation import Validation
 
 # Said in the command that resumes in a way of their own, or not said again.
 _NOT_REPEATED = ("config", "data_root", "output", "init", "resume")
+
+
+StartWeights = tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN|FILE")]]
+"""What `--init` is to the verbs that train: it can be given several times."""
 
 
 @runtime_checkable

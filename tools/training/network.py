@@ -31,10 +31,13 @@ def network_of(config: RunConfig, *, pretrained: bool = True) -> Network:
 
 def network_from(config: RunConfig, weights: Sequence[Path]) -> tuple[Network, list[PartsFound]]:
     """A new network with the parts that weights files have, and what each had; a later file's take an earlier one's
-    place. Raises InputRefused as `load_parts` does.
+    place, and new is what none has. Raises InputRefused as `load_parts` does.
     """
     network = network_of(config, pretrained=not any("camera" in parts_of(path) for path in weights))
-    return network, [load_parts(network, path) for path in weights]
+    found = [load_parts(network, path) for path in weights]
+    loaded = {part for parts in found for part in parts.loaded}
+    new = [{part: count for part, count in parts.new.items() if part not in loaded} for parts in found]
+    return network, [replace(parts, new=left) for parts, left in zip(found, new, strict=True)]
 
 
 def without_pretrained_weights(config: DetectorConfig) -> DetectorConfig:

@@ -44,10 +44,14 @@ class ShardedModel(nn.Module):
         group = distributed.group.WORLD
         assert group is not None
         mesh = DeviceMesh.from_group(group, processes.device.type)
-        self.module = module
         self._whole = _WithEveryParameter(module)
         fully_shard(self._whole, mesh=mesh)  # in place
         fully_shard(averaged, mesh=mesh)
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that was given."""
+        return self._whole.module
 
     def forward(self, batch: Batch, counts: Counts | None = None) -> Losses:
         """The losses of a batch."""

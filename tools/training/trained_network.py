@@ -27,7 +27,7 @@ class TrainedNetwork:
     def __init__(self, network: Network, config: RunConfig, processes: Processes) -> None:
         """Trains the network itself, whose parameters are in shares then, if `processes` are `sharded`."""
         settings = config.training
-        self._config, self._config_json, self._processes = config, config_to_json(config), processes
+        self._config, self._processes = config, processes
         self._network = network.to(processes.device).train()
         self._average = MovingAverage(network, settings.ema_decay)
         if settings.checkpoint_activations:
@@ -94,9 +94,8 @@ class TrainedNetwork:
         """
         writes = self._processes.first
         if writes or self._processes.sharded:
-            save_checkpoint(
-                folder, state, self._network, self._average, self._optimizer, self._config_json, writes=writes
-            )
+            config_json = config_to_json(self._config)
+            save_checkpoint(folder, state, self._network, self._average, self._optimizer, config_json, writes=writes)
 
     def load(self, checkpoint: Path) -> TrainingState:
         """Put a checkpoint's tensors in place and return its state. Raises as `load_checkpoint` does."""
