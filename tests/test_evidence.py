@@ -21,7 +21,7 @@ from tests.small_run import small_config, small_detector
 from tools.__main__ import main
 from tools.evidence import seconds_left
 from tools.evidence_page import evidence_page
-from tools.evidence_rows import Evidence, EvidenceBasis, Spread, Trained, read_evidence, write_evidence
+from tools.evidence_rows import Evidence, EvidenceBasis, OtherScenes, Spread, Trained, read_evidence, write_evidence
 from tools.evidence_studies import STUDIES, Study, Variant, config_digest, possible_studies, trials_in_order, variants
 from tools.exit_codes import ExitCode
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
@@ -204,6 +204,56 @@ def test_equal_trainings_happen_once_and_the_same_command_goes_on(
     assert main(other) == ExitCode.FINE
     for path in (tmp_path / "other" / "runs").glob("*/config.json"):
         assert read_config(path).training.augmentation is None
+
+
+def test_scenes_of_another_dataset_are_scored_besides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, night, config, output = (tmp_path / name for name in ("data", "night", "config.json", "evidence"))
+    write_dataset(root, ("scene-0061", "scene-0103"), keyframes=1)
+    write_dataset(night, ("scene-0553", "scene-0655"), keyframes=1)
+    write_config(config, small_config(1))
+    words = ["evidence", str(output), "--data-root", str(root), "--config", str(config), "--steps", "1", "--seeds", "1"]
+    words += ["--jobs", "1", "--device", "cpu", "--split", "scene-0061", "--val-split", "scene-0103"]
+    words += ["--studies", "tasks"]
+    assert main(words) == ExitCode.FINE
+    assert "The dataset night" not in (output / "evidence.md").read_text()
+    weights = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/weights.safetensors")}
+    # What is trained already is only scored.
+    assert main([*words, "--also-score", str(night)]) == ExitCode.FINE
+    assert all(path.stat().st_mtime_ns == written for path, written in weights.items())
+    capsys.readouterr()
+    for one in json.loads((output / "evidence.json").read_text())["trained"]:
+        mean_ap, nds = one["elsewhere"]["night"]
+        run = output / "runs" / one["digest"]
+        assert main(["evaluate", str(run), "--data-root", str(night), "--split", "all"]) == ExitCode.FINE
+        assert f"mAP {mean_ap:.4f}   NDS {nds:.4f}" in capsys.readouterr().out
+        detected = json.loads((run / "evaluation-of-night" / "results.json").read_text())["results"]
+        assert detected == json.loads((run / "evaluation-all" / "results.json").read_text())["results"]
+    page = (output / "evidence.md").read_text()
+    assert "The dataset night, 2 samples of 2 scenes that none was trained on:" in page
+    before = (output / "evidence.json").read_bytes()
+    assert main([*words, "--also-score", str(night)]) == ExitCode.FINE
+    assert main(words) == ExitCode.FINE
+    assert (output / "evidence.json").read_bytes() == before
+    assert main([*words, "--also-score", str(root)]) == ExitCode.INPUT_REFUSED
+    assert "is the dataset of --data-root" in capsys.readouterr().err
+    night.rename(tmp_path / "dusk")
+    write_dataset(night, ("scene-0796",), keyframes=1)
+    assert main([*words, "--also-score", str(night)]) == ExitCode.INPUT_REFUSED
+    assert "another dataset that is called night" in capsys.readouterr().err
+
+
+def test_the_page_says_how_many_seeds_were_scored_elsewhere() -> None:
+    rows: dict[Study, tuple[Variant, ...]] = {"sensors": variants("sensors", small_config(2))}
+    evidence = Evidence(BASIS, elsewhere={"night": OtherScenes(8, 160, "samples")})
+    for row in rows["sensors"][:2]:
+        for seed, score in ((0, 0.1), (1, 0.3)):
+            one = trained(row.trial(seed).digest, seed, score)
+            evidence = evidence.with_trained(replace(one, elsewhere={"night": (score / 2, score)} if seed else {}))
+    page = evidence_page(evidence, rows)
+    assert "The dataset night, 160 samples of 8 scenes" in page
+    assert "| lidar  | 1     | 0.150 | 0.300 |" in page
+    evidence = evidence.with_trained(replace(evidence.trained[-1], elsewhere={}))
+    assert "The dataset night" not in evidence_page(evidence, rows)  # one row compares nothing
 
 
 @pytest.mark.slow

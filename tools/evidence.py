@@ -22,9 +22,9 @@ from datasets.samples.make_sample import make_sample
 from tools.benchmarks.side_by_side import interleaved, one_thread
 from tools.devices import DeviceChoice, limit_threads
 from tools.evidence_page import evidence_page
-from tools.evidence_rows import Evidence, EvidenceBasis, Trained, read_evidence, write_evidence
+from tools.evidence_rows import Evidence, EvidenceBasis, OtherScenes, Trained, read_evidence, write_evidence
 from tools.evidence_studies import STUDIES, Study, Variant, config_digest, possible_studies, trials_in_order, variants
-from tools.evidence_training import TrialToMeasure, branches_of, measure_trial, run_of
+from tools.evidence_training import TrialToMeasure, branches_of, dataset_name, measure_trial, run_of
 from tools.exit_codes import Interrupted
 from tools.jobs import Job, run_jobs
 from tools.open_dataset import DataRoot, open_tables, tables_root
@@ -52,21 +52,23 @@ class EvidenceArguments:
     steps: int = 600
     """Training steps of each variant."""
     seeds: int = 3
-    """Each variant is trained with the seeds 0, 1 ..."""
+    """Of each variant: 0, 1 ..."""
     no_augmentation: bool = False
     """Neither augmentation nor modality dropout (but where a study asks for it): right where few samples are seen
     twice."""
     version: str | None = None
-    """The folder of tables, if there are several."""
+    """The tables' folder, if there are several."""
     split: str | None = None
-    """What is trained on, otherwise mini_train or train."""
+    """Trained on, otherwise mini_train or train."""
     val_split: str | None = None
-    """What is scored, otherwise mini_val or val."""
+    """Scored, otherwise mini_val or val."""
+    also_score: Annotated[Path | None, tyro.conf.arg(metavar="DATAROOT")] = None
+    """All scenes of another dataset are scored as well: those of a night, say."""
     device: DeviceChoice = "auto"
     jobs: int | None = None
     """Trainings at once, each in a process of its own; otherwise as many as cores are there for, on CUDA one."""
     threads: int = 1
-    """CPU threads of each training; with one, figures are the same to the bit, whatever the number of jobs."""
+    """CPU threads of each; with one, figures are the same to the bit, whatever the jobs."""
 
 
 _Rows = Mapping[Study, tuple[Variant, ...]]
@@ -96,6 +98,8 @@ def evidence(arguments: EvidenceArguments) -> Path:
     if init is not None and not branches_of(config, init):
         raise InputRefused(f"--init {init} has no sensor branch of {arguments.config}: every variant would start anew.")
     studies = _Studies(arguments, rows, reader, _basis(arguments, config, reader, init), init, possible_studies(config))
+    if arguments.also_score is not None:
+        studies.evidence = _with_other_scenes(studies.evidence, arguments.also_score, reader)
     arguments.output.mkdir(parents=True, exist_ok=True)
     try:
         studies.measure(at_once)
@@ -157,13 +161,11 @@ class _Studies:
         arguments = self._arguments
         jobs = []
         for named in trials_in_order(self._rows, arguments.seeds):
-            trained = self.evidence.of(named.trial.digest)
-            if trained is not None and (trained.subsets or not named.with_subsets):
-                continue
             wanted = TrialToMeasure(
                 trial=named.trial,
-                trained=trained,
+                trained=self.evidence.of(named.trial.digest),
                 with_subsets=named.with_subsets,
+                also_score=arguments.also_score,
                 basis=self.evidence.basis,
                 output=arguments.output,
                 data_root=tables_root(arguments.data_root),
@@ -171,7 +173,8 @@ class _Studies:
                 device=arguments.device,
                 threads=arguments.threads,
             )
-            jobs.append(Job(named.name, wanted, arguments.output / "logs" / f"{named.trial.digest}.log"))
+            if not wanted.known:
+                jobs.append(Job(named.name, wanted, arguments.output / "logs" / f"{named.trial.digest}.log"))
         return jobs
 
     def _run(self, jobs: Sequence[Job[TrialToMeasure]], at_once: int, total: int) -> None:
@@ -245,7 +248,27 @@ def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesRead
         train_samples=len(tokens),
         val_scenes=len(val_scenes),
         val_samples=len(val_tokens),
-        samples=hashlib.sha256("\n".join((*tokens, *val_tokens)).encode()).hexdigest(),
+        samples=_digest_of([*tokens, *val_tokens]),
         steps=arguments.steps,
         init=None if init is None else hashlib.sha256(init.read_bytes()).hexdigest(),
     )
+
+
+def _digest_of(tokens: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(tokens).encode()).hexdigest()
+
+
+def _with_other_scenes(evidence: Evidence, root: Path, trained_on: NuScenesReader) -> Evidence:
+    """The evidence, knowing this dataset. Raises InputRefused for no dataset, for one with samples that are trained on,
+    and where scores of another one with its name are there.
+    """
+    reader, name = open_tables(tables_root(root), None, None), dataset_name(root)
+    tokens = reader.frame_tokens("all")
+    if set(tokens) & set(trained_on.frame_tokens("all")):
+        raise InputRefused(f"--also-score {root} is the dataset of --data-root: name another one.")
+    other = OtherScenes(len(reader.scenes_of(tokens)), len(tokens), _digest_of(tokens))
+    if evidence.elsewhere.get(name, other) != other:
+        raise InputRefused(
+            f"--also-score {root}: there are scores of another dataset that is called {name}: rename the folder."
+        )
+    return replace(evidence, elsewhere=evidence.elsewhere | {name: other})

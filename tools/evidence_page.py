@@ -67,6 +67,9 @@ def _tables(study: Study, found: _Rows, evidence: Evidence) -> list[str]:
         for kind in _SLICES:
             figures = [[one.slices.get(kind, {}) for one in trainings] for _, trainings in found]
             tables.append(f"mAP by {kind}, of the classes present:\n\n{_named_table(found, figures)}")
+    for name, scenes in evidence.elsewhere.items():
+        title = f"The dataset {name}, {scenes.count} samples of {scenes.scenes} scenes that none was trained on:"
+        tables += [f"{title}\n\n{table}" for table in _table_of_other_scenes(name, found)]
     if study == "subsets":
         for index, score in enumerate(("mAP", "NDS")):
             scores = [
@@ -75,6 +78,17 @@ def _tables(study: Study, found: _Rows, evidence: Evidence) -> list[str]:
             ]
             tables.append(f"{score} with the sensors that are there:\n\n{_named_table(found, scores)}")
     return [f"{table}\n" for table in tables]
+
+
+def _table_of_other_scenes(name: str, found: _Rows) -> list[str]:
+    """One table, or none where fewer than two rows have scores; there may be fewer seeds than in the main table."""
+    scores = {row: [one.elsewhere[name] for one in trainings if name in one.elsewhere] for row, trainings in found}
+    lines = [
+        [row, str(len(of_row)), *(_spread([both[index] for both in of_row]) for index in (0, 1))]
+        for row, of_row in scores.items()
+        if of_row
+    ]
+    return [_table(["", "seeds", "mAP", "NDS"], lines)] if len(lines) > 1 else []
 
 
 def _main_table(found: _Rows, latencies: Mapping[str, float]) -> str:

@@ -38,7 +38,8 @@ class Trained:
     """One training and its score. `mean_errors` by their official names; `class_ap` None without boxes.
 
     `slices`: kind of slice, then name, to the mAP of the classes present. `subsets`: sensors that were there, to mAP
-    and NDS without the others; empty unless it was measured. `seconds`: of the training, by the clock.
+    and NDS without the others; empty unless it was measured. `elsewhere`: the same of other datasets, by their names.
+    `seconds`: of the training, by the clock.
     """
 
     digest: str
@@ -51,15 +52,28 @@ class Trained:
     class_ap: dict[str, float | None]
     slices: dict[str, dict[str, float | None]]
     subsets: dict[str, tuple[float, float]] = field(default_factory=dict)
+    elsewhere: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OtherScenes:
+    """Another dataset that trainings are scored on, all of it (`samples`: SHA-256 of its tokens)."""
+
+    scenes: int
+    count: int
+    samples: str
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All trainings of one basis. `latencies`: CPU milliseconds to detect in one frame, by digest."""
+    """All trainings of one basis. `latencies`: CPU milliseconds to detect in one frame, by digest; `elsewhere`: the
+    other datasets that some are scored on, by name.
+    """
 
     basis: EvidenceBasis
     trained: tuple[Trained, ...] = ()
     latencies: dict[str, float] = field(default_factory=dict)
+    elsewhere: dict[str, OtherScenes] = field(default_factory=dict)
 
     def of(self, digest: str) -> Trained | None:
         """The training of a config; None where it has not been measured."""

@@ -23,11 +23,14 @@ from tools.training.run_folder import RunFolder, load_detector
 
 @dataclass(frozen=True)
 class TrialToMeasure:
-    """A trial, what is known of it already, and whether every subset of its sensors is scored, too."""
+    """A trial, what is known of it already, whether every subset of its sensors is scored, too, and on what dataset
+    besides.
+    """
 
     trial: Trial
     trained: Trained | None
     with_subsets: bool
+    also_score: Path | None
     basis: EvidenceBasis
     output: Path
     data_root: Path
@@ -39,6 +42,24 @@ class TrialToMeasure:
     def run(self) -> RunFolder:
         """The run folder of the training."""
         return run_of(self.output, self.trial)
+
+    @property
+    def known(self) -> bool:
+        """Whether nothing is left to measure."""
+        return self.trained is not None and not self.lacks_subsets(self.trained) and not self.lacks_scenes(self.trained)
+
+    def lacks_subsets(self, trained: Trained) -> bool:
+        """Whether the subsets of its sensors are still to be scored."""
+        return self.with_subsets and not trained.subsets
+
+    def lacks_scenes(self, trained: Trained) -> bool:
+        """Whether the other dataset is still to be scored."""
+        return self.also_score is not None and dataset_name(self.also_score) not in trained.elsewhere
+
+
+def dataset_name(root: Path) -> str:
+    """What a dataset is called on the page: as its folder."""
+    return root.resolve().name
 
 
 def run_of(output: Path, trial: Trial) -> RunFolder:
@@ -59,8 +80,11 @@ def measure_trial(wanted: TrialToMeasure) -> Trained:
     """
     limit_threads(wanted.threads)
     trained = wanted.trained or _trained(wanted)
-    if wanted.with_subsets and not trained.subsets:
+    if wanted.lacks_subsets(trained):
         trained = replace(trained, subsets=_subsets(wanted))
+    if wanted.also_score is not None and wanted.lacks_scenes(trained):
+        name, score = dataset_name(wanted.also_score), _score_elsewhere(wanted, wanted.also_score)
+        trained = replace(trained, elsewhere=trained.elsewhere | {name: score})
     return trained
 
 
@@ -152,6 +176,21 @@ def _subsets(wanted: TrialToMeasure) -> dict[str, tuple[float, float]]:
         )
     )
     return {row.label or "all": (row.mean_ap, row.nds) for row in read_measured(folder / "robustness.json").rows}
+
+
+def _score_elsewhere(wanted: TrialToMeasure, root: Path) -> tuple[float, float]:
+    """mAP and NDS of all scenes of another dataset."""
+    _, evaluation, _ = measure(
+        EvaluateArguments(
+            wanted.run.path,
+            root,
+            split="all",
+            output=wanted.run.path / f"evaluation-of-{dataset_name(root)}",
+            device=wanted.device,
+            threads=wanted.threads,
+        )
+    )
+    return evaluation.metrics.mean_ap, evaluation.metrics.nds
 
 
 def _can_resume(run: RunFolder) -> bool:
