@@ -235,7 +235,7 @@ def test_scenes_of_another_dataset_are_scored_besides(tmp_path: Path, capsys: py
     assert main(words) == ExitCode.FINE
     assert (output / "evidence.json").read_bytes() == before
     assert main([*words, "--also-score", str(root)]) == ExitCode.INPUT_REFUSED
-    assert "is the dataset of --data-root" in capsys.readouterr().err
+    assert "has samples of --data-root" in capsys.readouterr().err
     night.rename(tmp_path / "dusk")
     write_dataset(night, ("scene-0796",), keyframes=1)
     assert main([*words, "--also-score", str(night)]) == ExitCode.INPUT_REFUSED

@@ -265,7 +265,7 @@ def _with_other_scenes(evidence: Evidence, root: Path, trained_on: NuScenesReade
     reader, name = open_tables(tables_root(root), None, None), dataset_name(root)
     tokens = reader.frame_tokens("all")
     if set(tokens) & set(trained_on.frame_tokens("all")):
-        raise InputRefused(f"--also-score {root} is the dataset of --data-root: name another one.")
+        raise InputRefused(f"--also-score {root} has samples of --data-root: name a dataset that none is trained on.")
     other = OtherScenes(len(reader.scenes_of(tokens)), len(tokens), _digest_of(tokens))
     if evidence.elsewhere.get(name, other) != other:
         raise InputRefused(
