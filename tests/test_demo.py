@@ -48,6 +48,8 @@ def test_demo_goes_from_world_to_page(synthetic_root: Path, tmp_path: Path) -> N
     assert (output / "run" / "weights.safetensors").is_file()
     commands = [element.text or "" for element in root.iter("pre")]
     assert any("bevel train" in text and "--steps 20" in text for text in commands)
+    assert any("--seed 7 --conditions mixed\n" in text for text in commands)
+    assert any("--split mini_val --frames 5 --min-score 0.2 " in text for text in commands)
     # Once more, from the weights of that run: the page has its figures from before.
     start, again = output / "run", tmp_path / "again"
     place_world(synthetic_root, again)

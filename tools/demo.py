@@ -319,12 +319,13 @@ def _commands(done: _Done, steps: int) -> list[str]:
     world, run, config = str(done.world), str(done.run), done.world_config
     size = ["--scenes", config.scenes, "--keyframes", config.keyframes, "--image-width", config.image_width]
     data = ["--data-root", world]
+    pictures, score = ["--frames", _PICTURES], ["--min-score", _MIN_SCORE]
     init = [] if done.start is None else ["--init", done.start]
     lines = [
-        ["simulate", world, *size, "--seed", config.seed],
+        ["simulate", world, *size, "--seed", config.seed, "--conditions", config.conditions],
         ["train", done.config, *data, "--split", _TRAIN_SPLIT, "--output", run, "--steps", steps, *init],
         ["evaluate", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "evaluation"],
-        ["visualize", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "pictures"],
-        ["replay", done.replay.path.stem, "--run", run, *data, "--output", done.output / "replay"],
+        ["visualize", run, *data, "--split", _VAL_SPLIT, *pictures, *score, "--output", done.output / "pictures"],
+        ["replay", done.replay.path.stem, "--run", run, *data, *score, "--output", done.output / "replay"],
     ]
     return [shlex.join(["bevel", *map(str, line)]) for line in lines]

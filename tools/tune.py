@@ -25,7 +25,7 @@ from tools.training.loading import MissingSensorsPolicy
 from tools.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from optuna.distributions import FloatDistribution
+    from optuna.distributions import BaseDistribution
     from optuna.study import Study
 
 _VARIED = (
@@ -163,7 +163,9 @@ def _next_trial(
     if ended >= arguments.trials:
         return None
     if ended == len(trials):
-        distributions = {path: FloatDistribution(low, high, log=True) for path, (low, high) in ranges.items()}
+        distributions: dict[str, BaseDistribution] = {
+            path: FloatDistribution(low, high, log=True) for path, (low, high) in ranges.items()
+        }
         values = _proposed(study, distributions, arguments.seed) if trials else _values(config, ranges)
         # One line of the journal. (`Study.ask` writes one for each value: a search that is killed between two of them
         # would go on with a trial that has only some.)
@@ -172,7 +174,7 @@ def _next_trial(
     return stopped.number, stopped.params
 
 
-def _proposed(study: "Study", distributions: Mapping[str, "FloatDistribution"], seed: int) -> dict[str, float]:
+def _proposed(study: "Study", distributions: dict[str, "BaseDistribution"], seed: int) -> dict[str, float]:
     """What the trials that have a figure suggest to try next."""
     import optuna
     from optuna.trial import TrialState
@@ -181,7 +183,7 @@ def _proposed(study: "Study", distributions: Mapping[str, "FloatDistribution"], 
     sampler = optuna.samplers.TPESampler(seed=1000 * seed + len(study.get_trials()))
     in_memory = optuna.create_study(direction="maximize", sampler=sampler)
     in_memory.add_trials(study.get_trials(states=(TrialState.COMPLETE,)))
-    return in_memory.ask(dict(distributions)).params
+    return in_memory.ask(distributions).params
 
 
 def _score(arguments: TuneArguments, config: RunConfig, folder: Path) -> float:
