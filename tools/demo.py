@@ -24,11 +24,11 @@ from tools.evaluate import EvaluateArguments, measure, metrics_text
 from tools.exit_codes import Interrupted
 from tools.missing_sensors import MissingSensors
 from tools.open_dataset import open_tables
-from tools.presets import tiny
+from tools.presets import preset_or_config, tiny
 from tools.progress import duration_text
 from tools.replay import ReplayArguments, ReplaySummary, run_replay
 from tools.report import ReportContent, Section, read_training_log, write_report
-from tools.run_config import write_config
+from tools.run_config import config_to_json, write_config
 from tools.shipped_runs import run_or_shipped
 from tools.simulate import SimulateArguments, simulate
 from tools.train import TrainArguments, train
@@ -53,7 +53,7 @@ class DemoArguments:
     """What `bevel demo` takes."""
 
     output: Path = Path("demo")
-    """The folder for everything; the world in it is used again, an unfinished training goes on."""
+    """The folder for everything; what the same command has made in it is used again, or gone on with."""
     minutes: float = 6.0
     """How long to train; the whole takes about three minutes more on two cores."""
     from_scratch: bool = False
@@ -87,6 +87,7 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: st
     """
     if not 0 < minutes < math.inf:
         raise InputRefused(f"--minutes must be positive, not {minutes}.")
+    made_from = _run_facts(world_config, config, minutes, start)
     stages = _Stages(time.perf_counter())
     with stages.stage("a synthetic world"):
         world, reused = prepare_world(output, world_config)
@@ -99,7 +100,7 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: st
             before = measure(evaluated)[1].metrics
             print(f"mAP {before.mean_ap:.4f}   NDS {before.nds:.4f}")
     with stages.stage("training" if start is None else f"training, from the weights of {start}"):
-        run = _train(world, output / "run", minutes, config, start)
+        run = _train(world, output / "run", minutes, config, start, made_from)
     with stages.stage("metrics on scenes that were not trained on"):
         evaluated = EvaluateArguments(run, world, split=_VAL_SPLIT, output=output / "evaluation")
         _, evaluation, missing = measure(evaluated)
@@ -111,7 +112,7 @@ def run_demo(output: Path, minutes: float, world_config: WorldConfig, config: st
         summary = run_replay(ReplayArguments(scene, world, run, min_score=_MIN_SCORE, output=output / "replay"))
         print(summary.text())
         if summary.keyframe_count < summary.keyframe_total:
-            raise Interrupted("Stopped in the replay; the same command goes on with what is there.")
+            raise Interrupted("Stopped in the replay.")
     done = _Done(
         output, world_config, config, start, world, run, before, evaluation, missing, tuple(pictures), summary, stages
     )
@@ -124,13 +125,15 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
     Returns its folder and whether it was there. Raises InputRefused for a folder there that no demo wrote.
     """
     world, marker = output / "world", output / "world.json"
-    wanted = json.dumps({"bevel": bevel_version(), "world": asdict(config)}, indent=2)
+    wanted = json.dumps(_world_facts(config), indent=2)
     if marker.is_file():
         if world.is_dir() and marker.read_text() == wanted:
             return world, True
         shutil.rmtree(world, ignore_errors=True)  # written by a demo of another version: the marker says so
         marker.unlink()
     output.mkdir(parents=True, exist_ok=True)
+    if not world.exists():  # it appears whole; stopped right after that, it is the demo's all the same
+        write_atomically(marker, wanted.encode())
     simulate(
         SimulateArguments(
             world,
@@ -146,20 +149,44 @@ def prepare_world(output: Path, config: WorldConfig) -> tuple[Path, bool]:
     return world, False
 
 
-def _train(world: Path, run: Path, minutes: float, config: str, start: Path | None) -> Path:
-    """Train for about so long; an unfinished run from the same start goes on, any other makes room for a new one."""
+def _world_facts(config: WorldConfig) -> dict[str, object]:
+    return {"bevel": bevel_version(), "world": asdict(config)}
+
+
+def _run_facts(world: WorldConfig, config: str, minutes: float, start: Path | None) -> str:
+    """What a training is made from: one with the same facts is the same training."""
+    facts = {
+        "written_by": "bevel demo",
+        **_world_facts(world),
+        "start": None if start is None else str(start),
+        "minutes": minutes,
+        "config": json.loads(config_to_json(preset_or_config(config))),
+    }
+    return json.dumps(facts, indent=2)
+
+
+def _train(world: Path, run: Path, minutes: float, config: str, start: Path | None, made_from: str) -> Path:
+    """Train for about so long, or use the run that an earlier demo made from the same, or go on with it.
+
+    A demo's run of anything else makes room. Raises InputRefused for a folder there that no demo wrote.
+    """
     folder, marker = RunFolder(run), run.parent / "run.json"
-    origin = None if start is None else str(start)
-    if folder.config.is_file() and marker.is_file():
-        same_start = json.loads(marker.read_text()).get("start") == origin
-        if same_start and not folder.weights.is_file() and checkpoints(folder.checkpoints):
+    if folder.config.is_file() and marker.is_file() and marker.read_text() == made_from:
+        if folder.weights.is_file():
+            print(f"{run} is there already and is used again.")
+            return run
+        if checkpoints(folder.checkpoints):
             print(f"{run} was not finished: going on with it.")
             return train(TrainArguments(str(folder.config), world, split=_TRAIN_SPLIT, output=run, resume=True))
+    if run.exists():
+        if not marker.is_file():
+            raise InputRefused(f"{run} is there already, and no demo wrote it: name another --output.")
+        write_atomically(marker, b"{}\n")  # half removed it is made from nothing
         shutil.rmtree(run)
     seconds = _seconds_per_step(world, run.parent / ".bevel-timing", config)
     steps = min(max(round(minutes * 60 / seconds), _FEWEST_STEPS), _MOST_STEPS)
     print(f"A step takes {seconds:.2f} s here: {steps} steps in about {duration_text(steps * seconds)}.")
-    write_atomically(marker, json.dumps({"written_by": "bevel demo", "steps": steps, "start": origin}).encode())
+    write_atomically(marker, made_from.encode())
     init = () if start is None else (start,)
     return train(TrainArguments(config, world, split=_TRAIN_SPLIT, output=run, init=init, steps=steps))
 
@@ -196,10 +223,20 @@ class _Stages:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Announce a part, and say how long it took when it is over."""
-        print(f"\n{len(self.seconds) + 1}. {name[0].upper()}{name[1:]}", flush=True)
+        """Announce a part, and say how long it took when it is over.
+
+        Raises Interrupted where it was stopped. How a part by itself would go on is no advice here: bevel train does
+        not go on with the demo.
+        """
+        number = len(self.seconds) + 1
+        print(f"\n{number}. {name[0].upper()}{name[1:]}", flush=True)
         began = time.perf_counter()
-        yield
+        try:
+            yield
+        except (KeyboardInterrupt, Interrupted) as interruption:
+            raise Interrupted(
+                f"Stopped in part {number}, {name}; the same command goes on with what is there."
+            ) from interruption
         self.seconds[name] = time.perf_counter() - began
         print(f"   {duration_text(self.seconds[name])}", flush=True)
 
@@ -282,12 +319,13 @@ def _commands(done: _Done, steps: int) -> list[str]:
     world, run, config = str(done.world), str(done.run), done.world_config
     size = ["--scenes", config.scenes, "--keyframes", config.keyframes, "--image-width", config.image_width]
     data = ["--data-root", world]
+    pictures, score = ["--frames", _PICTURES], ["--min-score", _MIN_SCORE]
     init = [] if done.start is None else ["--init", done.start]
     lines = [
-        ["simulate", world, *size, "--seed", config.seed],
+        ["simulate", world, *size, "--seed", config.seed, "--conditions", config.conditions],
         ["train", done.config, *data, "--split", _TRAIN_SPLIT, "--output", run, "--steps", steps, *init],
         ["evaluate", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "evaluation"],
-        ["visualize", run, *data, "--split", _VAL_SPLIT, "--output", done.output / "pictures"],
-        ["replay", done.replay.path.stem, "--run", run, *data, "--output", done.output / "replay"],
+        ["visualize", run, *data, "--split", _VAL_SPLIT, *pictures, *score, "--output", done.output / "pictures"],
+        ["replay", done.replay.path.stem, "--run", run, *data, *score, "--output", done.output / "replay"],
     ]
     return [shlex.join(["bevel", *map(str, line)]) for line in lines]
