@@ -76,6 +76,12 @@ def read_training_log(path: Path) -> list[dict[str, float]]:
     return rows
 
 
+def seconds_in_training(rows: Sequence[Mapping[str, float]]) -> float:
+    """Of all sessions of a training: the clock of its log begins anew where it was resumed."""
+    clock = [row["seconds"] for row in rows if "seconds" in row]
+    return sum(now for now, after in zip(clock, [*clock[1:], 0.0], strict=True) if after < now)
+
+
 def page(content: ReportContent, folder: Path) -> str:
     """The page's HTML, which is also well-formed XML. Links to pictures are relative to `folder`."""
     body = [
