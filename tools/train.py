@@ -69,7 +69,7 @@ class TrainArguments:
     shard: bool = False
     """The processes of torchrun share weights and moments out (FSDP2)."""
     missing_sensors: MissingSensorsPolicy = "refuse"
-    """What to do about sensor files that are missing or broken."""
+    """If sensor files are missing or broken."""
     strict: bool = False
     """Exit code 4 if sensors were missing."""
     device: DeviceChoice = "auto"
