@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import Field, fields, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
@@ -79,12 +80,9 @@ def train_in_folder(
     resume = resume or (processes.restarted and run.config.is_file())
     # Tried before there is a run that would have to be removed.
     found = network_from(config, init)[1] if init else []
-
-    def loop(log: Callable[[str], None]) -> TrainingLoop:
-        return TrainingLoop(config, dataset, run, processes, resume=resume, log=log, init=init, validation=validation)
-
+    loop = partial(TrainingLoop, config, dataset, run, processes, resume=resume, init=init, validation=validation)
     if not processes.first:
-        return loop(_say_nothing).run(missing_sensors=missing_sensors)
+        return loop(log=_say_nothing).run(missing_sensors=missing_sensors)
     with run.locked():
         if resume:
             refuse_other_config(run, config)
@@ -92,7 +90,7 @@ def train_in_folder(
             run.start(config)
         with _log_of(run) as log:
             log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
-            training = loop(log)
+            training = loop(log=log)
             if resume:
                 run.resumed(training.state.step)
             if training.state.step == 0:
@@ -100,9 +98,9 @@ def train_in_folder(
                     log(parts.text(path))
             log(f"{len(dataset)} samples of {split}, {_start_text(training, processes)}")
             log(config.training.learning_rate_text(processes.count))
-            summary = training.run(missing_sensors=missing_sensors)
-            log(summary_text(summary))
-            write_run_report(run)
+            with _page_of(run):
+                summary = training.run(missing_sensors=missing_sensors)
+                log(summary_text(summary))
             return summary
 
 
@@ -165,7 +163,7 @@ def _start_text(training: TrainingLoop, processes: Processes) -> str:
 
 @contextmanager
 def _log_of(run: RunFolder) -> Iterator[Callable[[str], None]]:
-    """What says a sentence in train.log and on stdout. A failure is explained in the log and in report.html."""
+    """What says a sentence in train.log and on stdout. The last one in the log says what failed, if something does."""
     with run.log.open("a", buffering=1) as file:  # each line at once: a killed process writes nothing more
 
         def write(text: str) -> None:
@@ -179,15 +177,24 @@ def _log_of(run: RunFolder) -> Iterator[Callable[[str], None]]:
         try:
             yield log
         except Exception as error:
-            # On a full disk, say, neither can be written: that must not hide what filled it.
-            with suppress(Exception):
-                write(failure_text(error))
-            with suppress(Exception):
-                write_run_report(run, failure_text(error))
+            with suppress(OSError):  # a full disk must not hide what filled it
+                write(_failure_text(error))
             raise
 
 
-def failure_text(error: Exception) -> str:
+@contextmanager
+def _page_of(run: RunFolder) -> Iterator[None]:
+    """Write report.html however the training ends that is done meanwhile."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(Exception):  # the page must not hide the failure that it is to tell
+            write_run_report(run, _failure_text(error))
+        raise
+    write_run_report(run)
+
+
+def _failure_text(error: Exception) -> str:
     """A failure in one sentence; one that is a bug has its traceback on stderr."""
     explained = isinstance(error, InputRefused | CommandFailed | Diverged)
     return str(error) if explained else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
