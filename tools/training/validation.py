@@ -118,7 +118,7 @@ def samples_of_rows(rows: Float64[Tensor, "M 13"], tokens: Sequence[str]) -> dic
     """The boxes of every sample, in the order of `tokens`; those of one sample stay in the order of the rows."""
     places, order = rows[:, 0].long().sort(stable=True)
     counts = places.bincount(minlength=len(tokens))
-    parts = rows[order].split(counts.tolist())
+    parts = torch.split(rows[order], counts.tolist())
     return {token: _boxes(part) for token, part in zip(tokens, parts, strict=True)}
 
 
