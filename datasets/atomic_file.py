@@ -13,7 +13,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, rename it.
+    """Write a file under a temporary name, flush it to the disk, rename it, and flush the folder, which has the name.
 
     Raises OSError where the file cannot be written; what stood at `path` before is then untouched.
     """
@@ -21,6 +21,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         write_flushed(temporary, data)
         temporary.replace(path)
+        flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,18 @@ from datasets.faults import InputRefused
 from perception.detector import Detector
 from tests.small_run import small_config, small_detector
 from tools.training.checkpoint import KEPT, TrainingState, load_checkpoint, save_checkpoint
-from tools.training.checkpoint_files import checkpoints, newest_checkpoint, refuse_damage, whole_checkpoints
+from tools.training.checkpoint_files import (
+    checkpoints,
+    newest_checkpoint,
+    refuse_damage,
+    sha256_of,
+    whole_checkpoints,
+)
 from tools.training.ema import MovingAverage
 from tools.training.optimizer import make_optimizer
+from tools.training.resuming import checkpoint_to_resume, with_its_best_weights
+from tools.training.run_folder import RunFolder
+from tools.training.validations import Validations
 
 Parts = tuple[Detector, MovingAverage, torch.optim.Optimizer]
 
@@ -77,6 +87,29 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path)
 
 
+def test_damaged_ones_do_not_count_among_the_newest(tmp_path: Path) -> None:
+    run, saved, said = RunFolder(tmp_path), parts(0), list[str]()
+    for step in (45, 50):
+        save_checkpoint(run.checkpoints, state_of(step), *saved, config_json="{}")
+    damaged = run.checkpoints / "step_00000050"
+    (damaged / "optimizer.safetensors").write_bytes(b"")
+    # Only one of several processes moves anything, and all find the same.
+    assert checkpoint_to_resume(run, said.append, tidies=False) == run.checkpoints / "step_00000045"
+    assert damaged.is_dir()
+    assert checkpoint_to_resume(run, said.append, tidies=True) == run.checkpoints / "step_00000045"
+    assert said[-1].startswith(f"The damaged one is now {run.checkpoints / 'damaged_step_00000050'}: ")
+    save_checkpoint(run.checkpoints, state_of(46), *saved, config_json="{}")
+    names = [path.name for path in whole_checkpoints(run.checkpoints)[0]]
+    assert names == ["step_00000045", "step_00000046"]
+    assert whole_checkpoints(run.checkpoints)[1] == []
+    # Where none is whole nothing is moved: the run must not begin anew as if there had been none.
+    for name in names:
+        (run.checkpoints / name / "state.json").unlink()
+    with pytest.raises(InputRefused, match="No checkpoint is whole"):
+        checkpoint_to_resume(run, said.append, tidies=True)
+    assert [path.name for path in checkpoints(run.checkpoints)] == names
+
+
 def test_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match="holds no checkpoint"):
         newest_checkpoint(tmp_path / "nothing")
@@ -106,10 +139,10 @@ def test_two_hundred_flipped_bits_and_twenty_cuts_are_all_found(tmp_path: Path) 
         file.write_bytes(content)
     for cut, file in zip(range(20), itertools.cycle(whole)):
         file.write_bytes(whole[file][: generator.randrange(len(whole[file]))])
-        with pytest.raises(InputRefused, match=r"manifest\.json"):
+        with pytest.raises(InputRefused) as refusal:
             refuse_damage(path)
+        assert str(file if file.name != "manifest.json" else path) in str(refusal.value), cut
         file.write_bytes(whole[file])
-        assert cut < 20
     refuse_damage(path)
 
 
@@ -139,6 +172,20 @@ def test_damage_is_found_and_the_file_named(name: str, tmp_path: Path) -> None:
     (path / name).unlink()
     with pytest.raises(InputRefused, match=name):
         load_checkpoint(path, *parts(1))
+
+
+def test_a_state_from_before_validations_were_noted_is_read(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, state_of(7), *parts(0), config_json="{}")
+    state = json.loads((path / "state.json").read_text())
+    assert state.pop("validations") is None
+    (path / "state.json").write_text(json.dumps(state | {"best_nds": 0.3, "validations_since_best": 1}))
+    sums = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(sums | {"state.json": sha256_of(path / "state.json")}))
+    loaded = load_checkpoint(path, *parts(1))
+    assert loaded == state_of(7)
+    # Nothing is known of what was validated, so all that there is to validate is still due.
+    expected = replace(loaded, validations=Validations("split"))
+    assert with_its_best_weights(loaded, expected, tmp_path / "best.safetensors") == (expected, None)
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -24,10 +23,8 @@ from tests.small_run import small_config
 from tools.presets import PRESETS, preset
 from tools.run_config import RunConfig, config_from_json, config_to_json, read_config, write_config
 from tools.train import TrainArguments, training_config
-from tools.training.config import TrainingConfig
 from tools.training.in_folder import resume_command
 from tools.training.run_folder import RunFolder
-from tools.training.schedule import learning_rate_at
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -223,24 +220,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputRefused, match="cannot be read"):
         read_config(tmp_path / "binary.json")
-
-
-def test_epochs_count_batches_of_all_processes() -> None:
-    training = TrainingConfig(batch_size=4, learning_rate=1e-3, reference_batch_size=16, epochs=1.5)
-    assert training.total_steps(samples=10, processes=1) == 4  # 15 samples in batches of 4
-    assert training.total_steps(samples=10, processes=2) == 2
-    assert training.peak_learning_rate(1) == pytest.approx(0.5e-3)  # a quarter of the batch, half the rate
-    assert training.peak_learning_rate(4) == pytest.approx(1e-3)
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls() -> None:
-    rates = [learning_rate_at(step, 100, 1.0, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[10] == pytest.approx(1.0)
-    assert all(a < b for a, b in pairwise(rates[:11]))
-    assert all(a > b for a, b in pairwise(rates[10:]))
-    assert 0 < rates[-1] < 0.01
-    assert learning_rate_at(0, 1, 1.0, 0.0) == 1.0
 
 
 def test_samples_follow_the_radar_branch() -> None:

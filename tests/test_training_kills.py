@@ -118,6 +118,27 @@ def test_killed_at_any_call_it_ends_in_the_same_bits(nuscenes_root: Path, tmp_pa
         runs += 1
 
 
+def test_the_log_has_all_that_was_said_before_the_kill(nuscenes_root: Path, tmp_path: Path) -> None:
+    write_config(tmp_path / "config.json", small_config(3, checkpoint_interval=1))
+    given = TrainArguments(
+        str(tmp_path / "config.json"), nuscenes_root, output=tmp_path / "run", device="cpu", threads=1
+    )
+
+    def die(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "os.rename" and str(arguments[1]).endswith("step_00000003"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def work() -> None:
+        sys.addaudithook(die)
+        train(given)
+
+    assert not survives(work)
+    said = [line.partition(" ")[2] for line in (tmp_path / "run" / "train.log").read_text().splitlines()]
+    assert said[0].startswith("starting: ")
+    assert said[-2].startswith("step 1: loss ")
+    assert said[-1].startswith("step 2: loss ")
+
+
 def test_killed_while_it_saves_the_last_but_one_is_whole(tmp_path: Path) -> None:
     saved, other = stepped(0), stepped(1)
     before = tmp_path / "before"

@@ -12,7 +12,7 @@ from tools.evaluate import EvaluateArguments, measure
 from tools.evidence_rows import EvidenceBasis, Trained, trained_from
 from tools.evidence_studies import Trial, config_digest
 from tools.pretrain import PretrainArguments, pretrain
-from tools.report import read_training_log
+from tools.report import read_training_log, seconds_in_training
 from tools.robustness import RobustnessArguments, robustness
 from tools.robustness_rows import read_measured
 from tools.run_config import RunConfig, write_config
@@ -123,8 +123,8 @@ def _trained(wanted: TrialToMeasure) -> Trained:
     analysis = analyse(evaluation, wanted.data_root, basis.version, 0)
     _, detector = load_detector(run.path)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
-    seed = trial.config.training.seed
-    return trained_from(trial.digest, seed, parameters, _seconds(run), evaluation.metrics, analysis)
+    seed, seconds = trial.config.training.seed, seconds_in_training(read_training_log(run.metrics))
+    return trained_from(trial.digest, seed, parameters, seconds, evaluation.metrics, analysis)
 
 
 def _init(wanted: TrialToMeasure) -> tuple[Path, ...]:
@@ -199,9 +199,3 @@ def _can_resume(run: RunFolder) -> bool:
         return True
     shutil.rmtree(run.path, ignore_errors=True)
     return False
-
-
-def _seconds(run: RunFolder) -> float:
-    """Of all sessions of a training: the clock of its log begins anew where it was resumed."""
-    clock = [row["seconds"] for row in read_training_log(run.metrics)]
-    return sum(now for now, after in zip(clock, [*clock[1:], 0.0], strict=True) if after < now)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -74,6 +75,12 @@ def read_training_log(path: Path) -> list[dict[str, float]]:
         if "step" in row:
             rows.append(row)
     return rows
+
+
+def seconds_in_training(rows: Sequence[Mapping[str, float]]) -> float:
+    """Of all sessions of a training: the clock of its log begins anew where it was resumed."""
+    clock = [row["seconds"] for row in rows if "seconds" in row]
+    return sum((now for now, after in pairwise([*clock, 0.0]) if after < now), 0.0)
 
 
 def page(content: ReportContent, folder: Path) -> str:

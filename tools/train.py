@@ -47,7 +47,9 @@ class TrainArguments:
     split: str | None = None
     """An official split, all, or scene names; otherwise mini_train or train."""
     val_split: str | None = None
-    """Evaluate on this split, and on the way where the config says so."""
+    """Evaluate on this split at the end."""
+    validate_every: int | None = None
+    """Steps between validations on that split."""
     output: Path | None = None
     """The run folder, otherwise runs/PRESET."""
     fusion: FusionKind | None = None
@@ -57,7 +59,7 @@ class TrainArguments:
     steps: int | None = None
     """Steps, instead of the config's."""
     workers: int | None = None
-    """Loader processes, instead of the config's."""
+    """Loader processes, otherwise the config's."""
     no_augmentation: bool = False
     """Samples as recorded: the world is not turned, no sensor dropped."""
     init: StartWeights = ()
@@ -67,7 +69,7 @@ class TrainArguments:
     shard: bool = False
     """The processes of torchrun share weights and moments out (FSDP2)."""
     missing_sensors: MissingSensorsPolicy = "refuse"
-    """What to do about sensor files that are missing or broken."""
+    """If sensor files are missing or broken."""
     strict: bool = False
     """Exit code 4 if sensors were missing."""
     device: DeviceChoice = "auto"
@@ -126,6 +128,8 @@ def training_config(arguments: TrainArguments) -> RunConfig:
             config = replace(config, training=replace(config.training, steps=arguments.steps, epochs=None))
         if arguments.workers is not None:
             config = replace(config, training=replace(config.training, workers=arguments.workers))
+        if arguments.validate_every is not None:
+            config = replace(config, training=replace(config.training, validate_every=arguments.validate_every))
         if arguments.no_augmentation:
             config = replace(config, training=replace(config.training, augmentation=None, modality_dropout=0.0))
     except ValueError as error:

@@ -33,6 +33,7 @@ from tools.training.checkpoint_files import (
 )
 from tools.training.ema import MovingAverage
 from tools.training.sharding import share_of, whole, whole_tensors
+from tools.training.validations import Validations
 
 FORMAT = 2
 KEPT = 2  # the newest checkpoints that stay: if the disk spoils one, there is one before it
@@ -56,9 +57,8 @@ class TrainingState:
     loss_scale: float | None = None
     """What the loss is multiplied by in fp16, and how many steps in a row it has been good for."""
     loss_scale_steps: int = 0
-    best_nds: float | None = None
-    """Of the validations so far; and how many there have been since the best."""
-    validations_since_best: int = 0
+    validations: Validations | None = None
+    """None: of a training that does not validate."""
     format: int = FORMAT
 
 

@@ -10,6 +10,8 @@ torch.load notices no flipped bit; the manifest does, and the checksums of the t
 """
 
 import hashlib
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -36,6 +38,20 @@ def whole_checkpoints(folder: Path) -> tuple[list[Path], list[str]]:
         except InputRefused as refusal:
             damage.append(str(refusal))
     return whole, damage
+
+
+def set_damaged_aside(folder: Path, whole: Sequence[Path]) -> list[Path]:
+    """Rename the checkpoints that are not `whole`, so that they are none any more. Returns where they are now.
+
+    Raises OSError where the folder cannot be written to.
+    """
+    moved = []
+    for damaged in checkpoints(folder):
+        if damaged not in whole:
+            aside = folder / f"damaged_{damaged.name}"
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            moved.append(damaged.replace(aside))
+    return moved
 
 
 def newest_checkpoint(folder: Path) -> Path:

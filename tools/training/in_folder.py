@@ -3,9 +3,11 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import Field, fields, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
@@ -14,7 +16,7 @@ from tqdm import tqdm
 
 from datasets.faults import InputRefused
 from datasets.samples.fusion_dataset import FusionDataset
-from tools.exit_codes import Interrupted
+from tools.exit_codes import CommandFailed, Diverged, Interrupted
 from tools.progress import duration_text
 from tools.run_config import RunConfig, read_config
 from tools.training.loading import MissingSensorsPolicy
@@ -78,34 +80,27 @@ def train_in_folder(
     resume = resume or (processes.restarted and run.config.is_file())
     # Tried before there is a run that would have to be removed.
     found = network_from(config, init)[1] if init else []
+    loop = partial(TrainingLoop, config, dataset, run, processes, resume=resume, init=init, validation=validation)
     if not processes.first:
-        loop = TrainingLoop(
-            config, dataset, run, processes, resume=resume, log=_say_nothing, init=init, validation=validation
-        )
-        return loop.run(missing_sensors=missing_sensors)
+        return loop(log=_say_nothing).run(missing_sensors=missing_sensors)
     with run.locked():
         if resume:
             refuse_other_config(run, config)
         else:
             run.start(config)
-        with run.log.open("a") as file:
-            log = _logger(file.write)
+        with _log_of(run) as log:
             log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
-            loop = TrainingLoop(
-                config, dataset, run, processes, resume=resume, log=log, init=init, validation=validation
-            )
-            if loop.state.step == 0:
+            training = loop(log=log)
+            if resume:
+                run.resumed(training.state.step)
+            if training.state.step == 0:
                 for path, parts in zip(init, found, strict=True):
                     log(parts.text(path))
-            parameters = sum(parameter.numel() for parameter in loop.detector.parameters())
-            log(
-                f"{len(dataset)} samples of {split}, {parameters / 1e6:.1f} M parameters, device "
-                f"{processes.device}, from step {loop.state.step}"
-            )
+            log(f"{len(dataset)} samples of {split}, {_start_text(training, processes)}")
             log(config.training.learning_rate_text(processes.count))
-            summary = loop.run(missing_sensors=missing_sensors)
-            log(summary_text(summary))
-            write_run_report(run)
+            with _page_of(run):
+                summary = training.run(missing_sensors=missing_sensors)
+                log(summary_text(summary))
             return summary
 
 
@@ -161,13 +156,48 @@ def summary_text(summary: TrainingSummary) -> str:
     )
 
 
-def _logger(write: Callable[[str], object]) -> Callable[[str], None]:
-    def log(text: str) -> None:
-        write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
-        tqdm.write(text)  # on stdout, without breaking the bar on stderr
-        sys.stdout.flush()
+def _start_text(training: TrainingLoop, processes: Processes) -> str:
+    parameters = sum(parameter.numel() for parameter in training.detector.parameters())
+    return f"{parameters / 1e6:.1f} M parameters, device {processes.device}, from step {training.state.step}"
 
-    return log
+
+@contextmanager
+def _log_of(run: RunFolder) -> Iterator[Callable[[str], None]]:
+    """What says a sentence in train.log and on stdout. The last one in the log says what failed, if something does."""
+    with run.log.open("a", buffering=1) as file:  # each line at once: a killed process writes nothing more
+
+        def write(text: str) -> None:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+
+        def log(text: str) -> None:
+            write(text)
+            tqdm.write(text)  # on stdout, without breaking the bar on stderr
+            sys.stdout.flush()
+
+        try:
+            yield log
+        except Exception as error:
+            with suppress(OSError):  # a full disk must not hide what filled it
+                write(_failure_text(error))
+            raise
+
+
+@contextmanager
+def _page_of(run: RunFolder) -> Iterator[None]:
+    """Write report.html however the training ends that is done meanwhile."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(Exception):  # the page must not hide the failure that it is to tell
+            write_run_report(run, _failure_text(error))
+        raise
+    write_run_report(run)
+
+
+def _failure_text(error: Exception) -> str:
+    """A failure in one sentence; one that is a bug has its traceback on stderr."""
+    explained = isinstance(error, InputRefused | CommandFailed | Diverged)
+    return str(error) if explained else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _say_nothing(text: str) -> None:

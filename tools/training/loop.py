@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,24 +22,23 @@ from perception.detector import Detector
 from perception.weights import save_weights
 from tools.exit_codes import CommandFailed, Diverged
 from tools.missing_sensors import MissingSensors
-from tools.progress import Progress
 from tools.run_config import RunConfig, config_to_json
 from tools.training.checkpoint import TrainingState
-from tools.training.checkpoint_files import checkpoints, whole_checkpoints
+from tools.training.checkpoint_files import checkpoints, sha256_of
 from tools.training.config import TrainingConfig
 from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
-from tools.training.metrics_log import MetricsLog
 from tools.training.network import Network, network_from, network_of
 from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
+from tools.training.record import STEPS_AVERAGED, Record, recorded
+from tools.training.resuming import checkpoint_to_resume, refuse_other_training, with_its_best_weights
 from tools.training.run_folder import RunFolder
 from tools.training.schedule import learning_rate_at, momentum_at
 from tools.training.step import StepResult, scale_of, seed_step
 from tools.training.trained_network import TrainedNetwork
-from tools.training.validation import Validated, Validation
-
-_LOSSES_AVERAGED = 20  # the loss and the throughput that are shown are means of so many steps
+from tools.training.validation import Validation
+from tools.training.validations import BestWeights, Validations
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,14 @@ class TrainingLoop:
             network, _ = network_from(config, init)
         self._trained = TrainedNetwork(network, config, processes)
         self._state = TrainingState(0, 0, 0, processes.count, fingerprint(dataset.tokens), self._order_fingerprint(0))
+        if self._validation is not None:
+            self._state = replace(self._state, validations=Validations(fingerprint(self._validation.tokens)))
         self._saved: TrainingState | None = None
         if resume:
             self._resume()
         if float(processes.mean(torch.tensor(float(self._state.step), device=processes.device))) != self._state.step:
             raise InputRefused(f"{run.path} must lie on a disk that all training processes share: they differ in it.")
-        self._losses: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
-        self._clock: deque[float] = deque(maxlen=_LOSSES_AVERAGED)
+        self._losses: deque[float] = deque(maxlen=STEPS_AVERAGED)
         self._skipped = 0
         self._missing = MissingSensors()
         if init and self._saved is None:
@@ -128,35 +128,11 @@ class TrainingLoop:
         where a loader process or another training process dies or hangs, or the disk is full.
         """
         began = time.monotonic()
-        interrupted = False
         with ExitStack() as stack:
             interruption = stack.enter_context(Interruption())
-            metrics = shown = None
-            if self._processes.first:
-                metrics = stack.enter_context(MetricsLog(self._run, self._state.step))
-                shown = stack.enter_context(Progress("training", self._total_steps, start=self._state.step))
+            record = stack.enter_context(self._recorded()) if self._processes.first else None
             try:
-                for loaded in () if self._enough() else self._batches_of_steps(missing_sensors):
-                    step, result = self._state.step, self._one_step(loaded)
-                    validated = self._validate()
-                    if metrics is not None and shown is not None:
-                        numbers = self._numbers(step, result, time.monotonic() - began)
-                        metrics.write(step, numbers | ({} if validated is None else validated.numbers))
-                        if validated is not None:
-                            metrics.draw(step, "val/detections", validated.picture)
-                        shown.advance(f"loss {self._mean_loss():.3f}, {self._samples_per_second():.1f} samples/s")
-                    if not result.finite:
-                        self._log(_skipped_text(step, loaded, result))
-                    self._refuse_divergence(loaded)
-                    if self._enough():
-                        self._log(self._patience_text())
-                        break
-                    if self._processes.any_of(interruption.requested)[0]:
-                        interrupted = True
-                        break
-                    if self._state.step % self._settings.checkpoint_interval == 0:
-                        self._save()
-                        self._log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
+                self._train(missing_sensors, interruption, record)
             except (InputRefused, CommandFailed, Diverged) as error:
                 # These are raised between two steps: what was learnt is whole, and worth keeping. All processes put
                 # their shares together, but only a divergence is raised by all.
@@ -167,8 +143,7 @@ class TrainingLoop:
                 refuse_loader_failure(error)
                 raise
             self._save()
-        finished = self._state.step >= self._total_steps or (self._enough() and not interrupted)
-        if finished:
+        if finished := self._finished():
             self._write_weights()
         return TrainingSummary(
             finished=finished,
@@ -180,20 +155,57 @@ class TrainingLoop:
             missing=self._missing,
         )
 
+    def _train(self, missing_sensors: MissingSensorsPolicy, interruption: Interruption, record: Record | None) -> None:
+        """One step after another; those after which a validation is due save a checkpoint first, so that whoever stops
+        the training meanwhile costs the validation and nothing else: a resumed run begins with it.
+        """
+        self._validate(record)
+        for loaded in () if self._enough() else self._batches_of_steps(missing_sensors):
+            step, result = self._state.step, self._one_step(loaded)
+            if record is not None:
+                record.step(step, self._numbers(step, result), self._mean_loss())
+            if not result.finite:
+                self._log(_skipped_text(step, loaded, result))
+            self._refuse_divergence(loaded)
+            if self._processes.any_of(interruption.requested)[0]:
+                break
+            if self._validation_is_due() or self._state.step % self._settings.checkpoint_interval == 0:
+                self._save()
+                self._log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
+            self._validate(record)
+            if self._enough():
+                self._log(self._patience_text())
+                break
+
+    def _recorded(self) -> AbstractContextManager[Record]:
+        samples_of_step = self._settings.effective_batch(self._processes.count)
+        return recorded(self._run, self._state.step, self._total_steps, samples_of_step)
+
+    def _finished(self) -> bool:
+        """Whether nothing is left to be done."""
+        return (self._state.step >= self._total_steps or self._enough()) and not self._validation_is_due()
+
     def _write_weights(self) -> None:
         """The result: the best weights, or the last where none were validated."""
-        if self._state.best_nds is None:
+        if self._state.validations is None or self._state.validations.best is None:
             network = self._trained.whole_average()
             if self._processes.first:
                 save_weights(network, self._run.weights, self._config_json)
         elif self._processes.first:
             write_atomically(self._run.weights, self._run.best.read_bytes())
 
-    def _validate(self) -> Validated | None:
-        """Validate where it is time to; keep the best weights. In the first process the figures, otherwise None."""
-        step, every = self._state.step, self._settings.validate_every
-        if self._validation is None or every is None or (step % every and step < self._total_steps):
-            return None
+    def _validation_is_due(self) -> bool:
+        """Whether one belongs to the steps that are done, and has not been yet."""
+        step, every, so_far = self._state.step, self._settings.validate_every, self._state.validations
+        if so_far is None or every is None or step <= so_far.last_step:
+            return False
+        return step % every == 0 or step >= self._total_steps
+
+    def _validate(self, record: Record | None) -> None:
+        """Validate where it is due; keep the best weights."""
+        step, so_far = self._state.step, self._state.validations
+        if self._validation is None or so_far is None or not self._validation_is_due():
+            return
         network = self._trained.whole_average()
         if not isinstance(network, Detector):
             raise TypeError("only a detector can be validated")
@@ -201,58 +213,48 @@ class TrainingLoop:
         # Only the first process has the figures, and all must know whether to go on.
         known = torch.tensor(0.0 if validated is None else validated.nds, dtype=torch.float64)
         nds = float(self._processes.mean(known.to(self._processes.device))) * self._processes.count
-        if self._state.best_nds is None or nds > self._state.best_nds:
-            self._state = replace(self._state, best_nds=nds, validations_since_best=0)
-            if self._processes.first:
-                save_weights(network, self._run.best, self._config_json)
+        if so_far.best is None or nds > so_far.best.nds:
+            so_far = so_far.with_best(BestWeights(nds, step, self._keep_best(network)))
         else:
-            self._state = replace(self._state, validations_since_best=self._state.validations_since_best + 1)
-        if validated is not None:
-            best = f"best so far {self._state.best_nds:.4f}" if self._state.validations_since_best else "the best"
+            so_far = so_far.without_better(step)
+        self._state = replace(self._state, validations=so_far)
+        if record is not None and validated is not None and so_far.best is not None:
+            record.validation(step - 1, validated)
+            best = f"best so far {so_far.best.nds:.4f}" if so_far.since_best else "the best"
             self._log(f"step {step}: NDS {validated.nds:.4f}, mAP {validated.numbers['val/mAP']:.4f}, {best}")
-        return validated
+
+    def _keep_best(self, network: Detector) -> str:
+        """Write the best weights; returns the sha256 of their file, which only the first process has, and needs."""
+        if not self._processes.first:
+            return ""
+        save_weights(network, self._run.best, self._config_json)
+        return sha256_of(self._run.best)
 
     def _enough(self) -> bool:
         """Whether so many validations brought nothing better that the training ends."""
-        patience = self._settings.patience
-        return patience is not None and self._state.validations_since_best >= patience
+        patience, so_far = self._settings.patience, self._state.validations
+        return patience is not None and so_far is not None and so_far.since_best >= patience
 
     def _patience_text(self) -> str:
+        so_far = self._state.validations
+        assert so_far is not None
+        assert so_far.best is not None
         return (
-            f"Stopping after step {self._state.step}: no better NDS than {self._state.best_nds:.4f} in "
-            f"{self._state.validations_since_best} validations."
+            f"Stopping after step {self._state.step}: no better NDS than {so_far.best.nds:.4f} in "
+            f"{so_far.since_best} validations."
         )
 
     def _resume(self) -> None:
-        whole, damage = whole_checkpoints(self._run.checkpoints)
-        for text in damage:
-            self._log(text)
-        # Going back costs time and nothing else: what is trained again comes out in the same bits.
-        if not whole and damage:
-            raise InputRefused(f"{damage[-1]} No checkpoint is whole: start the training again in another folder.")
-        if not whole:
-            self._log(f"{self._run.checkpoints} holds no checkpoint yet: from the first step.")
+        checkpoint = checkpoint_to_resume(self._run, self._log, tidies=self._processes.first)
+        if checkpoint is None:
             return
-        checkpoint = whole[-1]
-        if damage:
-            self._log(f"Resuming from {checkpoint}, the newest checkpoint that is whole.")
         loaded = self._trained.load(checkpoint)
-        if loaded.data_fingerprint != self._state.data_fingerprint:
-            raise InputRefused(
-                f"{checkpoint} was trained on other samples than this data set's split has: pass the --data-root, "
-                "--version and --split of the first part."
-            )
-        if loaded.processes != self._state.processes:
-            raise InputRefused(
-                f"{checkpoint} was trained by {loaded.processes} processes, these are {self._state.processes}: the "
-                "order of the samples would change; start as many processes."
-            )
-        if loaded.order_fingerprint != self._order_fingerprint(loaded.step):
-            raise InputRefused(
-                f"{checkpoint} was trained on the samples in another order than this epoch has now: from tables "
-                "instead of shards, from shards that were packed otherwise, or by another version of Bevel."
-            )
-        self._state = self._saved = loaded
+        expected = replace(self._state, order_fingerprint=self._order_fingerprint(loaded.step))
+        refuse_other_training(checkpoint, loaded, expected)
+        self._state, lost = with_its_best_weights(loaded, expected, self._run.best)
+        self._saved = self._state
+        if lost is not None:
+            self._log(lost)
 
     def _order_fingerprint(self, step: int) -> str:
         """Of the epoch that the batches of a step begin in."""
@@ -304,7 +306,7 @@ class TrainingLoop:
         peak = settings.peak_learning_rate(self._processes.count)
         return learning_rate_at(step, self._total_steps, peak, settings.warmup_fraction, settings.schedule)
 
-    def _numbers(self, step: int, result: StepResult, seconds: float) -> dict[str, float]:
+    def _numbers(self, step: int, result: StepResult) -> dict[str, float]:
         """What metrics.jsonl and TensorBoard get: only finite numbers are JSON."""
         numbers = {
             "epoch": step * self._settings.effective_batch(self._processes.count) / len(self._order),
@@ -312,16 +314,9 @@ class TrainingLoop:
             **{f"loss/{name}": value for name, value in result.parts.items()},
             "gradient_norm": result.gradient_norm,
             "learning_rate": self._learning_rate(step),
-            "seconds": seconds,
             "skipped": float(self._state.step - self._state.updates),
         }
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
-
-    def _samples_per_second(self) -> float:
-        """Of all processes, over the last steps."""
-        self._clock.append(time.monotonic())
-        steps, seconds = len(self._clock) - 1, self._clock[-1] - self._clock[0]
-        return steps * self._settings.effective_batch(self._processes.count) / seconds if seconds > 0 else 0.0
 
     def _mean_loss(self) -> float:
         return sum(self._losses) / len(self._losses) if self._losses else math.nan

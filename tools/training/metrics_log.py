@@ -21,6 +21,7 @@ class MetricsLog:
     def __init__(self, run: RunFolder, first_step: int) -> None:
         kept = [line for line, step in _lines(run) if step < first_step]
         write_atomically(run.metrics, "".join(kept).encode())
+        self._run = run
         self._file = run.metrics.open("a")
         self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=first_step if first_step else None)
 
@@ -37,12 +38,25 @@ class MetricsLog:
         """Write the numbers of one step (counted from 0)."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        self._show(step, values)
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Put more numbers into the line of the last step. It is whole at any instant, with or without them."""
+        lines = _lines(self._run)
+        before = json.loads(lines.pop()[0]) if lines and lines[-1][1] == step else {"step": step}
+        text = "".join(line for line, _ in lines) + json.dumps({**before, **values}) + "\n"
+        self._file.close()
+        write_atomically(self._run.metrics, text.encode())
+        self._file = self._run.metrics.open("a")
+        self._show(step, values)
 
     def draw(self, step: int, name: str, picture: UInt8[Tensor, "H W 3"]) -> None:
         """Show a picture in TensorBoard."""
         self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
 
 
 def _lines(run: RunFolder) -> list[tuple[str, int]]:

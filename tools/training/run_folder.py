@@ -1,7 +1,7 @@
 """The folder of one run, and a detector out of it.
 
 runs/NAME/  config.json          the whole RunConfig
-            environment.json     versions, git revision, machine, the command
+            environment.json     versions, git revision, machine, the command; those of resumed sessions behind it
             metrics.jsonl        one line for each step
             train.log            what was printed
             tensorboard/         the same numbers for TensorBoard
@@ -18,11 +18,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 
@@ -92,8 +92,27 @@ class RunFolder:
         """Write config and environment of a new run. Raises InputRefused where the folder holds a run already."""
         if self.config.exists():
             raise InputRefused(f"{self.path} holds a run already: pass --resume to go on, or another --output.")
-        write_atomically(self.environment, (json.dumps(describe_environment(), indent=2) + "\n").encode())
+        self._write_environment(describe_environment())
         write_atomically(self.config, config_to_json(config).encode())  # last: it makes the folder a run
+
+    def resumed(self, step: int) -> None:
+        """Note in what environment the run goes on after so many steps."""
+        begun = self.read_environment()
+        begun["resumed"] = [*begun.get("resumed", []), {"from_step": step, **describe_environment()}]
+        self._write_environment(begun)
+
+    def read_environment(self) -> dict[str, Any]:
+        """What environment.json says of the session that began the run, under `resumed` a list of the later ones. Empty
+        where it cannot be read: it is a note, and nothing hangs on it.
+        """
+        try:
+            found = json.loads(self.environment.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _write_environment(self, environment: Mapping[str, Any]) -> None:
+        write_atomically(self.environment, (json.dumps(environment, indent=2) + "\n").encode())
 
 
 def load_detector(run: Path, device: torch.device | None = None) -> tuple[RunConfig, Detector]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as distributed
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -78,10 +79,14 @@ class TrainedNetwork:
         return result
 
     def whole_average(self) -> Network:
-        """The averaged network as one that works by itself. Where weights are in shares, all processes must call this,
-        and get a copy.
+        """The averaged network of the first process, which is saved, as one that works by itself; all must call this.
+
+        A copy, where weights are in shares. Otherwise batch norm's statistics are those of each process's samples
+        before this, and the others would detect with another network than the one that is saved.
         """
         if not self._processes.sharded:
+            for tensor in self._average.network.state_dict().values() if self._processes.count > 1 else ():
+                distributed.broadcast(tensor, 0)
             return self._average.network
         network = network_of(self._config, pretrained=False)
         network.load_state_dict(dict(whole_tensors(self._average.network)))

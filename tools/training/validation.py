@@ -1,6 +1,6 @@
 """Validation as a training goes: the averaged weights on a split, by the official metric, and a frame's picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from tools.training.processes import Processes
 PICTURE = "detections.png"  # in the folder of the validation
 _PICTURE_SIDE = 900  # pixels
 _LEAST_SCORE = 0.1  # of a detection in the picture
-_COLUMNS = 13  # of `_rows`
+_COLUMNS = 13  # of a row that stands for a box
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Validation:
     ) -> None:
         self._config, self._reader, self._split, self._folder = config, reader, split, folder
         self._processes, self._missing_sensors = processes, missing_sensors
-        self._tokens = reader.frame_tokens(split)
+        self.tokens = reader.frame_tokens(split)
 
     def measure(self, detector: Detector) -> Validated | None:
-        """The figures of a detector; None in the processes that are not the first. All must call it.
+        """The figures of a detector, the same in all processes; None in those that are not the first. All must call it.
 
         Raises InputRefused where sensors are missing and must not be.
         """
-        boxes = self._exchanged(self._detect(detector))
-        if not self._processes.first:
+        boxes = self._gathered(self._detect(detector))
+        if boxes is None:
             return None
         self._folder.mkdir(parents=True, exist_ok=True)
         results = self._folder / "results.json"
@@ -83,7 +83,7 @@ class Validation:
     def _detect(self, detector: Detector) -> dict[str, Boxes3D]:
         """The detections (global) in this process's scenes, by token."""
         count, rank = self._processes.count, self._processes.rank
-        own = [token for token in self._tokens if self._reader.index.find(token)[0] % count == rank]
+        own = [token for token in self.tokens if self._reader.index.find(token)[0] % count == rank]
         found: dict[str, Boxes3D] = {}
         if own:
             dataset, stream = FusionDataset(self._reader, own, self._config.sample), DetectorStream(detector)
@@ -92,25 +92,37 @@ class Validation:
                 found |= stream.detect_global(loaded.batch)
         return found
 
-    def _exchanged(self, own: dict[str, Boxes3D]) -> dict[str, Boxes3D]:
-        """The detections of all processes, as they come out of one."""
+    def _gathered(self, own: dict[str, Boxes3D]) -> dict[str, Boxes3D] | None:
+        """In the first process the detections of all, as they come out of one; in the others None."""
         if self._processes.count == 1:
             return own
-        place = {token: index for index, token in enumerate(self._tokens)}
-        rows = [_rows(boxes, place[token]) for token, boxes in own.items()]
-        all_rows = self._processes.joined(torch.cat([torch.zeros(0, _COLUMNS, dtype=torch.float64), *rows]))
-        return {token: _boxes(all_rows[all_rows[:, 0] == place[token]]) for token in self._tokens}
+        rows = self._processes.joined(rows_of_samples(own, self.tokens))
+        return samples_of_rows(rows, self.tokens) if self._processes.first else None
 
     def _picture(self, detector: Detector) -> UInt8[Tensor, "H W 3"]:
-        frame = self._reader.with_raw_lidar().frame(self._tokens[0])
+        frame = self._reader.with_raw_lidar().frame(self.tokens[0])
         boxes, _ = detect_frame(detector, self._config.sample, frame)
         grid = self._config.detector.grid
         view = BevView.fitting(grid.x_range, grid.y_range, _PICTURE_SIDE, _PICTURE_SIDE)
         return draw_bev(bev_scene(frame, boxes[boxes.scores >= _LEAST_SCORE]), view)
 
 
+def rows_of_samples(found: Mapping[str, Boxes3D], tokens: Sequence[str]) -> Float64[Tensor, "M 13"]:
+    """The boxes of some samples as numbers that processes can exchange: the first is the sample's place in `tokens`."""
+    place = {token: index for index, token in enumerate(tokens)}
+    rows = [_rows(boxes, place[token]) for token, boxes in found.items()]
+    return torch.cat([torch.zeros(0, _COLUMNS, dtype=torch.float64), *rows])
+
+
+def samples_of_rows(rows: Float64[Tensor, "M 13"], tokens: Sequence[str]) -> dict[str, Boxes3D]:
+    """The boxes of every sample, in the order of `tokens`; those of one sample stay in the order of the rows."""
+    places, order = rows[:, 0].long().sort(stable=True)
+    counts = places.bincount(minlength=len(tokens))
+    parts = torch.split(rows[order], counts.tolist())
+    return {token: _boxes(part) for token, part in zip(tokens, parts, strict=True)}
+
+
 def _rows(boxes: Boxes3D, place: int) -> Float64[Tensor, "M 13"]:
-    """Boxes as numbers that processes can exchange; `place` stands for their sample."""
     single = [boxes.yaws, boxes.labels, boxes.scores, boxes.attributes]
     columns: Sequence[Tensor] = [boxes.centers, boxes.sizes_wlh, boxes.velocities, *(one[:, None] for one in single)]
     first = torch.full((len(boxes), 1), float(place), dtype=torch.float64)
