@@ -139,13 +139,14 @@ def refuse_unfinished(summary: TrainingSummary, command: str) -> None:
 def refuse_other_config(run: RunFolder, config: RunConfig) -> None:
     """Raise InputRefused unless the run folder holds this config: another network or schedule is another run.
 
-    The number of loader processes may differ, and how long processes wait for one another: it changes nothing.
+    The number of loader processes may differ, and how long one waits for them and for other processes: it changes
+    nothing.
     """
     if not run.config.is_file():
         raise InputRefused(f"{run.path} holds no run to resume: it has no config.json.")
     saved, given = read_config(run.config), config.training
-    without_effect = replace(saved.training, workers=given.workers, process_timeout=given.process_timeout)
-    if replace(saved, training=without_effect) != config:
+    free = {name: getattr(given, name) for name in ("workers", "loader_timeout", "process_timeout")}
+    if replace(saved, training=replace(saved.training, **free)) != config:
         raise InputRefused(
             f"{run.config} is another config than the one given: to resume, name that file as the config and give the "
             "--steps of the first part."

@@ -270,7 +270,13 @@ class TrainingLoop:
             process=self._processes.rank,
             processes=self._processes.count,
         )
-        batches = load_batches(self._dataset, order, workers=self._settings.workers, missing_sensors=missing_sensors)
+        batches = load_batches(
+            self._dataset,
+            order,
+            workers=self._settings.workers,
+            missing_sensors=missing_sensors,
+            timeout_seconds=self._settings.loader_timeout,
+        )
         with closing(batches):
             while group := list(islice(batches, together)):
                 yield group
