@@ -53,9 +53,7 @@ class _SamplesByEpoch(Dataset[Sample | _Refusal]):
                     refuse_faults(each.faults + each.impairments)
         except InputRefused as refusal:
             return _Refusal(str(refusal))
-        except (
-            Exception
-        ) as error:  # a bug, or a file that breaks a library: the traceback says of which sample
+        except Exception as error:  # a bug, or a file that breaks a library: the traceback says of which sample
             error.add_note(f"(while sample {self._dataset.tokens[epoch_index.sample]} was made)")
             raise
         return sample
