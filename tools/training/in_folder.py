@@ -74,8 +74,8 @@ def train_in_folder(
     if processes.sharded:
         refuse_unshardable(config.training)
     init = [weights_file(one) for one in init]
-    # What torchrun starts again goes on; a restart may come before there is a run, though.
-    resume = resume or (processes.restarted and run.config.is_file())
+    # What torchrun starts again goes on; a run that it found there, and did not begin, is refused as ever.
+    (resume,) = processes.any_of(resume or (processes.first and processes.began(run.path)))
     # Tried before there is a run that would have to be removed.
     found = network_from(config, init)[1] if init else []
     if not processes.first:
@@ -88,6 +88,7 @@ def train_in_folder(
             refuse_other_config(run, config)
         else:
             run.start(config)
+            processes.note_begun(run.path)
         with run.log.open("a") as file:
             log = _logger(file.write)
             log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
