@@ -240,7 +240,7 @@ def test_the_samples_of_the_process_whose_loss_is_not_finite_are_named(
         assert f"in 1 steps in a row, last with the {named}; lower" in (tmp_path / f"stderr {rank}").read_text()
 
 
-@pytest.mark.parametrize("options", [(), ("--shard",)])
+@pytest.mark.parametrize("options", [(), pytest.param(("--shard",), marks=pytest.mark.slow)])
 def test_bad_input_of_one_process_loses_no_finished_step(
     nuscenes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
