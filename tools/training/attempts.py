@@ -12,7 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
-from torch.distributed import DistError, DistStoreError, PrefixStore, Store
+from torch.distributed import DistError, DistStoreError
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from datasets.faults import InputRefused
 from tools.exit_codes import Diverged
