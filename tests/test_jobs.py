@@ -64,6 +64,16 @@ def killed(argument: str) -> str:
     return argument
 
 
+def killed_beside_its_loader(pipe: Path) -> str:
+    """A process that hangs is left behind, and holds what the killed one had open."""
+    if os.fork() == 0:
+        until_stopped(pipe)
+        os._exit(0)
+    wait_for(pipe)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
 def jobs_of(folder: Path, *arguments: str) -> list[Job[str]]:
     return [Job(f"job {argument}", argument, folder / "logs" / f"{argument}.log") for argument in arguments]
 
@@ -108,6 +118,16 @@ def test_a_failure_is_one_sentence_with_the_jobs_name(
     with pytest.raises(error, match=sentence):
         list(run_jobs(work, jobs_of(tmp_path, "x"), at_once=1))
     assert ("Traceback" in (tmp_path / "logs" / "x.log").read_text()) == (work is mistaken)
+
+
+def test_what_a_killed_job_leaves_behind_is_neither_waited_for_nor_left(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as said:
+        with pytest.raises(CommandFailed, match=r"without a word \(SIGKILL"):
+            list(run_jobs(killed_beside_its_loader, [Job("x", pipe, tmp_path / "log")], at_once=1))
+        os.set_blocking(said.fileno(), True)
+        assert said.read() == b""  # the end: nobody has it open to write any more
 
 
 def test_after_a_failure_the_others_put_their_work_away(tmp_path: Path) -> None:

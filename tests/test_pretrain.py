@@ -4,11 +4,13 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import HashStore
 
 from datasets.faults import InputRefused
 from datasets.nuscenes.reader import NuScenesReader
@@ -26,6 +28,7 @@ from tools.presets import preset
 from tools.pretrain import PretrainArguments, pretrain, pretraining_config
 from tools.run_config import RunConfig, write_config
 from tools.train import TrainArguments, _train, train, training_config
+from tools.training.attempts import agree_on_attempt
 from tools.training.processes import Processes
 from tools.training.run_folder import RunFolder, load_detector
 
@@ -194,7 +197,9 @@ def test_a_detector_starts_from_the_pretrained_branches(
     assert all(torch.allclose(value.float(), resumed[name].float(), atol=1e-6) for name, value in began.items())
     # Killed before any checkpoint, and started again by torchrun with the same words.
     shutil.rmtree(tmp_path / "with" / "checkpoints")
-    folder, restarted = RunFolder(tmp_path / "with"), Processes(1, 0, torch.device("cpu"), restarted=True)
+    folder, store = RunFolder(tmp_path / "with"), HashStore()
+    agree_on_attempt(store, 0, 1, timedelta(seconds=1)).note_begun(folder.path)
+    restarted = Processes(1, 0, torch.device("cpu"), attempt=agree_on_attempt(store, 0, 1, timedelta(seconds=1)))
     _train(given, training_config(given), folder, restarted)
     again = load_file(folder.weights)
     assert all(torch.allclose(value.float(), again[name].float(), atol=1e-6) for name, value in began.items())

@@ -20,7 +20,7 @@ from datasets.frames import Annotations, LogFrame
 from datasets.reader import LogReader
 from datasets.samples.batch import Batch, collate
 from datasets.samples.fusion_dataset import FusionDataset
-from datasets.samples.sample import EGO_MOTION_FIELDS
+from datasets.samples.sample import EGO_MOTION_FIELDS, Sample
 from perception.backbone import BackboneConfig, ImageBackbone
 from perception.detector import Detector
 from perception.weights import save_weights
@@ -30,6 +30,7 @@ from tools.exit_codes import Degraded, Diverged
 from tools.open_dataset import open_dataset
 from tools.run_config import RunConfig, write_config
 from tools.train import TrainArguments, train
+from tools.training.checkpoint_files import checkpoints
 from tools.training.config import TrainingConfig
 from tools.training.interruption import Interruption
 from tools.training.loading import load_batches
@@ -322,6 +323,30 @@ def test_a_missing_file_is_refused_or_counted(
         train(again)
     # Four steps see the frame more than once; it is one frame.
     assert "CAM_BACK           absent    missing_file            1" in capsys.readouterr().out
+
+
+def test_bad_input_on_the_way_loses_no_finished_step(
+    arguments: Callable[[RunConfig], TrainArguments], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(3)
+    given = arguments(config)
+    made = FusionDataset.sample
+
+    def sample(dataset: FusionDataset, index: int, epoch: int, repeat: int) -> Sample:
+        if epoch == 1:  # three samples in batches of two: the second step ends in it
+            raise InputRefused("sample x is broken.")
+        return made(dataset, index, epoch, repeat)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FusionDataset, "sample", sample)
+        with pytest.raises(InputRefused, match="sample x is broken"):
+            train(given)
+    assert given.output is not None
+    assert [path.name for path in checkpoints(given.output / "checkpoints")] == ["step_00000001"]
+    # How long one waits is no other config.
+    patient = replace(config, training=replace(config.training, loader_timeout=60.0, process_timeout=60.0))
+    train(replace(arguments(patient), resume=True))
+    assert len(losses(given.output)) == 3
 
 
 @pytest.mark.usefixtures("ctrl_c_interrupts")

@@ -113,9 +113,13 @@ class _Process(Generic[Argument, Result]):
     def outcome(self) -> Result | _Failure:
         """What the process said last; call it once, when it has ended."""
         try:
+            # A loader process that hangs would keep the pipe of a killed one open for ever: only what is there is read.
+            if not self.receiver.poll():
+                raise EOFError
             outcome: Result | _Failure = self.receiver.recv()
         except EOFError:
             self._process.join()
+            self.kill()  # what it left behind
             outcome = _Failure(CommandFailed(f"its process ended without a word ({self._how()}); see {self.job.log}."))
         self.receiver.close()
         self._process.join()
@@ -126,9 +130,11 @@ class _Process(Generic[Argument, Result]):
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it and its loader processes at once."""
+        """End it and its loader processes, which may outlive it, at once."""
+        pid = self._process.pid
+        assert pid, "it was started, and 0 would be the group of this process"
         try:
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:  # it has no session of its own yet, or is gone
             self._process.kill()
         self._process.join()

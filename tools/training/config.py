@@ -60,6 +60,8 @@ class TrainingConfig:
     seed: int = 0
     workers: int = 1
     """Processes that load samples, for each training process; 0: the training process loads them itself."""
+    loader_timeout: float = 30.0
+    """Seconds after which a batch that does not come ends the training; the first one has at least 300."""
     checkpoint_interval: int = 500
     """Steps between two checkpoints."""
     process_timeout: float = 600.0
@@ -86,7 +88,7 @@ class TrainingConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("steps", "epochs", "learning_rate", "clip_norm", "process_timeout"):
+        for name in ("steps", "epochs", "learning_rate", "clip_norm", "loader_timeout", "process_timeout"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} must be a positive number, not {value}")

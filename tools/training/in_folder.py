@@ -76,8 +76,8 @@ def train_in_folder(
     if processes.sharded:
         refuse_unshardable(config.training)
     init = [weights_file(one) for one in init]
-    # What torchrun starts again goes on; a restart may come before there is a run, though.
-    resume = resume or (processes.restarted and run.config.is_file())
+    # What torchrun starts again goes on; a run that it found there, and did not begin, is refused as ever.
+    (resume,) = processes.any_of(resume or (processes.first and processes.began(run.path)))
     # Tried before there is a run that would have to be removed.
     found = network_from(config, init)[1] if init else []
     loop = partial(TrainingLoop, config, dataset, run, processes, resume=resume, init=init, validation=validation)
@@ -88,6 +88,7 @@ def train_in_folder(
             refuse_other_config(run, config)
         else:
             run.start(config)
+            processes.note_begun(run.path)
         with _log_of(run) as log:
             log(f"{'resuming' if resume else 'starting'}: {shlex.join(sys.argv)}")
             training = loop(log=log)
@@ -134,13 +135,14 @@ def refuse_unfinished(summary: TrainingSummary, command: str) -> None:
 def refuse_other_config(run: RunFolder, config: RunConfig) -> None:
     """Raise InputRefused unless the run folder holds this config: another network or schedule is another run.
 
-    The number of loader processes may differ, and how long processes wait for one another: it changes nothing.
+    The number of loader processes may differ, and how long one waits for them and for other processes: it changes
+    nothing.
     """
     if not run.config.is_file():
         raise InputRefused(f"{run.path} holds no run to resume: it has no config.json.")
     saved, given = read_config(run.config), config.training
-    without_effect = replace(saved.training, workers=given.workers, process_timeout=given.process_timeout)
-    if replace(saved, training=without_effect) != config:
+    free = {name: getattr(given, name) for name in ("workers", "loader_timeout", "process_timeout")}
+    if replace(saved, training=replace(saved.training, **free)) != config:
         raise InputRefused(
             f"{run.config} is another config than the one given: to resume, name that file as the config and give the "
             "--steps of the first part."

@@ -1,12 +1,10 @@
 """Samples to batches in loader processes, and what can go wrong there said in one sentence."""
 
-import signal
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.faults import InputRefused, SensorFault, refuse_faults
@@ -14,13 +12,13 @@ from datasets.samples.batch import Batch, collate
 from datasets.samples.fusion_dataset import FusionDataset
 from datasets.samples.sample import Sample
 from tools.exit_codes import CommandFailed
+from tools.training.config import TrainingConfig
+from tools.training.loader_process import LoaderContext, start_loader
 from tools.training.order import EpochIndex
 
 MissingSensorsPolicy = Literal["refuse", "allow"]
 
-# A batch that takes longer hangs: a pipe in the place of a file, a network disk that is gone. The first one may take
-# longer, because it finds code that is to be compiled and files that are to be opened.
-_TIMEOUT_SECONDS, _TIMEOUTS_OF_FIRST = 30.0, 10
+_LEAST_OF_FIRST = 300.0  # seconds for the first one, which finds code to be compiled and files to be opened
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,9 @@ class _SamplesByEpoch(Dataset[Sample | _Refusal]):
                     refuse_faults(each.faults + each.impairments)
         except InputRefused as refusal:
             return _Refusal(str(refusal))
+        except Exception as error:  # a bug, or a file that breaks a library: the traceback says of which sample
+            error.add_note(f"(while sample {self._dataset.tokens[epoch_index.sample]} was made)")
+            raise
         return sample
 
 
@@ -64,9 +65,11 @@ def load_batches(
     *,
     workers: int,
     missing_sensors: MissingSensorsPolicy,
-    timeout_seconds: float = _TIMEOUT_SECONDS,
+    timeout_seconds: float = TrainingConfig.loader_timeout,
 ) -> Generator[LoadedBatch, None, None]:
     """The batches of `order` (which is gone through twice), one after another.
+
+    One that does not come within the timeout hangs: a pipe in the place of a file, a network disk that is gone.
 
     Raises InputRefused for a broken sensor file (with "refuse") or a table that contradicts itself, CommandFailed
     where a loader process dies or hangs.
@@ -76,21 +79,16 @@ def load_batches(
         batch_sampler=order,
         collate_fn=_collate,
         num_workers=workers,
-        # Forked: a loader process starts at once, with all modules imported, and shares the pages of what is there (the
-        # index and the database of objects are mapped; Python's own lists are copied bit by bit as they are used).
-        # Only the thread that forks goes on in the child. The pools of OpenMP and OpenCV would wait for theirs in vain:
-        # _start_worker switches them off. A lock that another thread holds (TensorBoard's writer, say) stays locked:
-        # making samples takes none of those, and fsspec starts threads of its own anew after a fork. CUDA does not
-        # survive a fork at all: samples are made on the CPU.
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+        multiprocessing_context=LoaderContext() if workers else None,
+        worker_init_fn=start_loader if workers else None,
         timeout=timeout_seconds if workers else 0,
     )
     try:
         loading = iter(loader)
+        timeouts_of_first = max(1, math.ceil(_LEAST_OF_FIRST / timeout_seconds))
         for number, batch in enumerate(order):
             tokens = [dataset.tokens[index.sample] for index in batch]
-            loaded = _next_of(loading, tokens, timeout_seconds, _TIMEOUTS_OF_FIRST if number == 0 else 1)
+            loaded = _next_of(loading, tokens, timeout_seconds, timeouts_of_first if number == 0 else 1)
             if isinstance(loaded, _Refusal):
                 raise InputRefused(loaded.message)
             yield loaded
@@ -141,11 +139,3 @@ def _collate(samples: list[Sample | _Refusal]) -> LoadedBatch | _Refusal:
         impairments=tuple(sample.impairments for sample in whole),
         unannotated=tuple(sample.token for sample in whole if sample.boxes is None),
     )
-
-
-def _start_worker(worker: int) -> None:
-    # One thread for each loader process: they are many. Ctrl-C is the training process's affair.
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

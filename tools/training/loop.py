@@ -4,10 +4,9 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -27,15 +26,16 @@ from tools.training.checkpoint import TrainingState
 from tools.training.checkpoint_files import checkpoints, sha256_of
 from tools.training.config import TrainingConfig
 from tools.training.interruption import Interruption
-from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches, refuse_loader_failure
+from tools.training.loading import LoadedBatch, MissingSensorsPolicy, refuse_loader_failure
 from tools.training.network import Network, network_from, network_of
-from tools.training.order import BatchOrder, ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
+from tools.training.order import ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
 from tools.training.processes import Processes
 from tools.training.record import STEPS_AVERAGED, Record, recorded
 from tools.training.resuming import checkpoint_to_resume, refuse_other_training, with_its_best_weights
 from tools.training.run_folder import RunFolder
 from tools.training.schedule import learning_rate_at, momentum_at
 from tools.training.step import StepResult, scale_of, seed_step
+from tools.training.step_batches import StepBatches, load_steps
 from tools.training.trained_network import TrainedNetwork
 from tools.training.validation import Validation
 from tools.training.validations import BestWeights, Validations
@@ -132,17 +132,19 @@ class TrainingLoop:
             interruption = stack.enter_context(Interruption())
             record = stack.enter_context(self._recorded()) if self._processes.first else None
             try:
-                self._train(missing_sensors, interruption, record)
-            except (InputRefused, CommandFailed, Diverged) as error:
-                # These are raised between two steps: what was learnt is whole, and worth keeping. All processes put
-                # their shares together, but only a divergence is raised by all.
-                if not self._processes.sharded or isinstance(error, Diverged):
+                failure = self._train(missing_sensors, interruption, record)
+            except (InputRefused, CommandFailed):
+                # Of a validation: what was learnt is whole, and worth keeping. But all processes put their shares
+                # together, and this one is alone.
+                if not self._processes.sharded:
                     self._save()
                 raise
             except RuntimeError as error:
                 refuse_loader_failure(error)
                 raise
-            self._save()
+            self._save()  # all processes are here, between the same two steps
+            if failure is not None:
+                raise failure
         if finished := self._finished():
             self._write_weights()
         return TrainingSummary(
@@ -155,27 +157,37 @@ class TrainingLoop:
             missing=self._missing,
         )
 
-    def _train(self, missing_sensors: MissingSensorsPolicy, interruption: Interruption, record: Record | None) -> None:
-        """One step after another; those after which a validation is due save a checkpoint first, so that whoever stops
-        the training meanwhile costs the validation and nothing else: a resumed run begins with it.
+    def _train(
+        self, missing_sensors: MissingSensorsPolicy, interruption: Interruption, record: Record | None
+    ) -> InputRefused | CommandFailed | Diverged | None:
+        """One step after another; returns what ended them in any of the processes, if something did.
+
+        Those after which a validation is due save a checkpoint first, so that whoever stops the training meanwhile
+        costs the validation and nothing else: a resumed run begins with it.
         """
+        steps = (self._state.step, self._total_steps)
+        loading = load_steps(self._dataset, self._order, self._settings, self._processes, steps, missing_sensors)
+        batches = StepBatches(loading, self._processes, interruption)
         self._validate(record)
-        for loaded in () if self._enough() else self._batches_of_steps(missing_sensors):
+        for loaded in () if self._enough() else batches:
             step, result = self._state.step, self._one_step(loaded)
             if record is not None:
                 record.step(step, self._numbers(step, result), self._mean_loss())
             if not result.finite:
-                self._log(_skipped_text(step, loaded, result))
-            self._refuse_divergence(loaded)
-            if self._processes.any_of(interruption.requested)[0]:
-                break
+                samples = self._suspects(loaded, result)
+                self._log(_skipped_text(step, samples, result))
+                if (divergence := self._divergence(samples)) is not None:
+                    return divergence
             if self._validation_is_due() or self._state.step % self._settings.checkpoint_interval == 0:
                 self._save()
                 self._log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
+            if self._validation_is_due() and self._processes.any_of(interruption.requested)[0]:
+                break
             self._validate(record)
             if self._enough():
                 self._log(self._patience_text())
                 break
+        return batches.failure
 
     def _recorded(self) -> AbstractContextManager[Record]:
         samples_of_step = self._settings.effective_batch(self._processes.count)
@@ -261,29 +273,11 @@ class TrainingLoop:
         samples_before = step * self._settings.effective_batch(self._processes.count)
         return fingerprint(map(str, self._order.epoch(samples_before // len(self._order)).tolist()))
 
-    def _batches_of_steps(self, missing_sensors: MissingSensorsPolicy) -> Iterator[list[LoadedBatch]]:
-        """For each step the batches that make it, of this process."""
-        together = self._settings.accumulate
-        order = BatchOrder(
-            self._order,
-            self._settings.batch_size,
-            first_step=self._state.step * together,
-            last_step=self._total_steps * together,
-            process=self._processes.rank,
-            processes=self._processes.count,
-        )
-        batches = load_batches(self._dataset, order, workers=self._settings.workers, missing_sensors=missing_sensors)
-        with closing(batches):
-            while group := list(islice(batches, together)):
-                yield group
-
     def _one_step(self, loaded: Sequence[LoadedBatch]) -> StepResult:
         state, settings = self._state, self._settings
         for one in loaded:
             for token, faults, impairments in zip(one.batch.tokens, one.faults, one.impairments, strict=True):
                 self._missing.add(token, faults, impairments)
-            if settings.objective != "cross_modal" and one.batch.boxes is None:
-                raise InputRefused(f"sample {one.unannotated[0]} has no annotations: train on a split that has some.")
         result = self._trained.step(
             [one.batch for one in loaded],
             learning_rate=self._learning_rate(state.step),
@@ -321,13 +315,19 @@ class TrainingLoop:
     def _mean_loss(self) -> float:
         return sum(self._losses) / len(self._losses) if self._losses else math.nan
 
-    def _refuse_divergence(self, loaded: Sequence[LoadedBatch]) -> None:
+    def _suspects(self, loaded: Sequence[LoadedBatch], result: StepResult) -> str:
+        """The samples that can be the reason of a step without finite numbers, of all processes."""
+        own = ", ".join(token for one in loaded for token in one.batch.tokens)
+        return ", ".join(filter(None, self._processes.said(own if result.suspect else "")))
+
+    def _divergence(self, samples: str) -> Diverged | None:
         in_a_row = self._state.nonfinite_in_a_row
-        if in_a_row >= self._settings.max_nonfinite_steps:
-            raise Diverged(
-                f"Training diverged: no finite loss or gradient in {in_a_row} steps in a row, last with the samples "
-                f"{_tokens_text(loaded)}; lower training.learning_rate in {self._run.config}."
-            )
+        if in_a_row < self._settings.max_nonfinite_steps:
+            return None
+        return Diverged(
+            f"Training diverged: no finite loss or gradient in {in_a_row} steps in a row, last with the samples "
+            f"{samples}; lower training.learning_rate in {self._run.config}."
+        )
 
     def _save(self) -> None:
         if self._saved == self._state:
@@ -366,10 +366,6 @@ def fingerprint(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def _skipped_text(step: int, loaded: Sequence[LoadedBatch], result: StepResult) -> str:
+def _skipped_text(step: int, samples: str, result: StepResult) -> str:
     what = "loss" if not math.isfinite(result.loss) else "gradient"
-    return f"step {step} skipped: its {what} is not finite; samples {_tokens_text(loaded)}"
-
-
-def _tokens_text(loaded: Sequence[LoadedBatch]) -> str:
-    return ", ".join(token for one in loaded for token in one.batch.tokens)
+    return f"step {step} skipped: its {what} is not finite; samples {samples}"

@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as distributed
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from datasets.faults import InputRefused
-from tools.devices import DeviceChoice, choose_device
-from tools.exit_codes import CommandFailed
+from tools.devices import DeviceChoice, choose_device, out_of_memory_text
+from tools.exit_codes import CommandFailed, Diverged
+from tools.training.attempts import Attempt, agree_on_attempt
 
 # What gloo says of a process that is gone or silent; its errors have no class of their own.
 _GONE = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "Socket closed")
@@ -24,19 +25,28 @@ _GONE = ("Connection closed by peer", "Connection reset by peer", "Timed out wai
 class Processes:
     """How many train together, which of them this is, and its device. The first one writes the files.
 
-    `restarted`: torchrun started them again after one had died. `sharded`: each has a share of the weights only.
+    `sharded`: each has a share of the weights only. `attempt`: which of torchrun's starts this is.
     """
 
     count: int
     rank: int
     device: torch.device
-    restarted: bool = False
     sharded: bool = False
+    attempt: Attempt | None = None
 
     @property
     def first(self) -> bool:
         """Whether this process writes the run folder."""
         return self.rank == 0
+
+    def began(self, run: Path) -> bool:
+        """Whether an earlier attempt of the same torchrun began this run. (Only the first process knows its path.)"""
+        return self.attempt is not None and self.attempt.begun == run.resolve()
+
+    def note_begun(self, run: Path) -> None:
+        """Let torchrun's next attempt, if there is one, go on with this run."""
+        if self.attempt is not None:
+            self.attempt.note_begun(run)
 
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag: whether it is set in any process. All processes must call this at the same place."""
@@ -68,36 +78,63 @@ class Processes:
         distributed.all_gather(gathered, padded)
         return torch.cat([part[:count] for part, count in zip(gathered, counts.tolist(), strict=True)]).cpu()
 
+    def said(self, text: str) -> tuple[str, ...]:
+        """What each process says. All processes must call this at the same place."""
+        if self.count == 1:
+            return (text,)
+        own = torch.tensor(list(f"{text}\0".encode()), dtype=torch.uint8)
+        return tuple(bytes(self.joined(own[:, None]).flatten().tolist()).decode().split("\0")[:-1])
+
 
 @contextmanager
 def join_processes(choice: DeviceChoice, timeout_seconds: float, *, shard: bool = False) -> Iterator[Processes]:
     """This process alone, or its place in the group that torchrun started (nccl on CUDA, gloo on CPU).
 
-    `shard`: they share the weights out. Raises InputRefused where they should and this process is alone, CommandFailed
-    where another process of the group has died, or has not answered for so long.
+    `shard`: they share the weights out. Raises InputRefused where they should and this process is alone, where
+    torchrun's variables are not complete or there are more processes than GPUs, and whatever an earlier attempt of this
+    torchrun was refused for; CommandFailed where another process of the group does not come, has died, or has not
+    answered for so long, and where a GPU's memory is too small.
     """
     if shard and os.environ.get("WORLD_SIZE", "1") == "1":
         raise InputRefused("--shard divides the weights among the processes of torchrun, and this one is alone.")
-    if "WORLD_SIZE" not in os.environ:
-        yield Processes(1, 0, choose_device(choice))
-        return
-    device = choose_device(choice, int(os.environ.get("LOCAL_RANK", "0")))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    restarts, timeout = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), timedelta(seconds=timeout_seconds)
-    store, rank, count = next(iter(rendezvous("env://", timeout=timeout)))
-    # The store is torchrun's and outlives a restart: there stand the addresses of the processes that died.
-    store = PrefixStore(f"after {restarts} restarts", store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
     try:
-        yield Processes(distributed.get_world_size(), distributed.get_rank(), device, restarts > 0, shard)
+        if "WORLD_SIZE" in os.environ:
+            with _joined_group(choice, timedelta(seconds=timeout_seconds), shard) as processes:
+                yield processes
+        else:
+            yield Processes(1, 0, choose_device(choice))
+    except torch.OutOfMemoryError as error:
+        raise CommandFailed(out_of_memory_text(error)) from error
     except RuntimeError as error:
         if _of_another_process(error):
             raise CommandFailed(
                 f"Another training process died, or did not answer for {timeout_seconds:g} s "
                 f"({str(error).splitlines()[0]:.200}): see what it printed, then go on with --resume."
             ) from error
+        raise
+
+
+@contextmanager
+def _joined_group(choice: DeviceChoice, timeout: timedelta, shard: bool) -> Iterator[Processes]:
+    try:
+        device = choose_device(choice, int(os.environ.get("LOCAL_RANK", "0")))
+        store, rank, count = next(iter(rendezvous("env://", timeout=timeout)))
+    except ValueError as error:
+        raise InputRefused(
+            f"WORLD_SIZE is in the environment, and what goes with it is not ({error}): start several processes with "
+            "torchrun, which sets all of it; for one alone, unset WORLD_SIZE."
+        ) from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    attempt = agree_on_attempt(store, rank, count, timeout)
+    if attempt.refused is not None:
+        raise attempt.refused
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=attempt.keys, rank=rank, world_size=count, timeout=timeout)
+    try:
+        yield Processes(count, rank, device, sharded=shard, attempt=attempt)
+    except (InputRefused, Diverged) as refusal:
+        attempt.note_refused(refusal)
         raise
     finally:
         distributed.destroy_process_group()

@@ -49,13 +49,15 @@ class LossOfBatch(nn.Module):
 @dataclass(frozen=True)
 class StepResult:
     """What came of a step: the mean over its batches and, of the loss, over the processes. Where `finite` is False
-    nothing was changed.
+    nothing was changed; `suspect`: whether the batches of this process can be the reason, and not only those of others,
+    whose losses are not finite.
     """
 
     loss: float
     parts: dict[str, float]
     gradient_norm: float
     finite: bool
+    suspect: bool
 
 
 def seed_step(seed: int, step: int, rank: int) -> torch.Generator:
@@ -107,7 +109,8 @@ def training_step(
     if scaler is not None:
         scaler.unscale_(optimizer)
     norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
-    loss_broken, gradient_broken = processes.any_of(*(~torch.stack([total, norm]).isfinite()).tolist())
+    own_broken = (~torch.stack([total, norm]).isfinite()).tolist()
+    loss_broken, gradient_broken = processes.any_of(*own_broken)
     broken = loss_broken or gradient_broken
     if not broken:
         optimizer.step()
@@ -116,7 +119,8 @@ def training_step(
     if broken:
         _put_back(before)
         optimizer.zero_grad(set_to_none=True)
-    return StepResult(float(processes.mean(total)), parts, float(norm), finite=not broken)
+    suspect = broken and (own_broken[0] or not loss_broken)
+    return StepResult(float(processes.mean(total)), parts, float(norm), finite=not broken, suspect=suspect)
 
 
 def scale_of(scaler: GradScaler) -> dict[str, Any]:
