@@ -93,12 +93,13 @@ def test_the_same_command_goes_on_wherever_it_was_stopped(
 
     stopped(1, "2, training")
     assert sorted(path.name for path in output.iterdir()) == ["world", "world.json"]  # steps that are timed are nothing
-    stopped(20 + 9, "2, training")  # ten steps of two samples were timed
-    assert [path.name for path in (output / "run" / "checkpoints").iterdir()] == ["step_00000005"]
+    # Ten steps of two samples were timed; the fifth step of the training has not begun while its samples are read.
+    stopped(20 + 9, "2, training")
+    assert [path.name for path in (output / "run" / "checkpoints").iterdir()] == ["step_00000004"]
     capsys.readouterr()
-    stopped(2 * 15 + 1, "3, metrics on scenes that were not trained on")
+    stopped(2 * 16 + 1, "3, metrics on scenes that were not trained on")
     assert "was not finished: going on with it" in capsys.readouterr().out
-    assert "from step 5" in (output / "run" / "train.log").read_text()
+    assert "from step 4" in (output / "run" / "train.log").read_text()
     trained = weights.stat().st_mtime_ns
     run_demo(output, 0.001, SMALL_WORLD, str(config))
     assert "run is there already and is used again" in capsys.readouterr().out
