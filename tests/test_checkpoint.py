@@ -3,7 +3,6 @@
 import itertools
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,8 @@ from tools.training.checkpoint_files import (
 )
 from tools.training.ema import MovingAverage
 from tools.training.optimizer import make_optimizer
-from tools.training.resuming import checkpoint_to_resume, with_its_best_weights
+from tools.training.resuming import checkpoint_to_resume
 from tools.training.run_folder import RunFolder
-from tools.training.validations import Validations
 
 Parts = tuple[Detector, MovingAverage, torch.optim.Optimizer]
 
@@ -183,9 +181,6 @@ def test_a_state_from_before_validations_were_noted_is_read(tmp_path: Path) -> N
     (path / "manifest.json").write_text(json.dumps(sums | {"state.json": sha256_of(path / "state.json")}))
     loaded = load_checkpoint(path, *parts(1))
     assert loaded == state_of(7)
-    # Nothing is known of what was validated, so all that there is to validate is still due.
-    expected = replace(loaded, validations=Validations("split"))
-    assert with_its_best_weights(loaded, expected, tmp_path / "best.safetensors") == (expected, None)
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:

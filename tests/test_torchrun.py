@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.distributed import DistStoreError, HashStore
+from torch.distributed import DistStoreError, HashStore, Store
 
 from datasets.faults import InputRefused
 from tests.small_run import small_config
@@ -142,13 +142,39 @@ def test_attempts_are_agreed_on_whatever_earlier_processes_left_in_the_store() -
 
 
 def test_a_refusal_is_said_again_in_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = HashStore()
-    monkeypatch.setattr("tools.training.processes.rendezvous", lambda *_, **__: iter([(store, 0, 1)]))
-    monkeypatch.setenv("WORLD_SIZE", "1")
+    def alone(store: Store, rank: int, count: int, timeout: timedelta) -> Attempt:
+        return agree_on_attempt(store, 0, 1, timeout)
+
+    def start(count: int) -> None:
+        """The store of another torchrun, for so many processes, of which the others are left out."""
+        store = HashStore()
+        monkeypatch.setattr("tools.training.processes.rendezvous", lambda *_, **__: iter([(store, 0, count)]))
+
+    monkeypatch.setattr("tools.training.processes.agree_on_attempt", alone)
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda *_, **__: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    start(2)
     with pytest.raises(InputRefused, match="no such split"), join_processes("cpu", 10.0):
         raise InputRefused("no such split.")
     with pytest.raises(InputRefused, match="no such split"), join_processes("cpu", 10.0):
         pytest.fail("it was refused before")
+    # A node or a disk that was missing when a run was gone on with may be there in the next attempt; a divergence stays
+    start(2)
+    with join_processes("cpu", 10.0) as processes:
+        processes.note_begun(Path("runs/x"))
+    with pytest.raises(InputRefused, match="was trained by 2"), join_processes("cpu", 10.0):
+        raise InputRefused("It was trained by 2 processes.")
+    with pytest.raises(Diverged), join_processes("cpu", 10.0):
+        raise Diverged("no finite loss.")
+    with pytest.raises(Diverged), join_processes("cpu", 10.0):
+        pytest.fail("it has diverged")
+    # One process alone may train several runs, as `bevel tune` does.
+    start(1)
+    with pytest.raises(Diverged), join_processes("cpu", 10.0):
+        raise Diverged("no finite loss.")
+    with join_processes("cpu", 10.0) as processes:
+        assert processes.attempt is not None
 
 
 def test_a_group_that_does_not_come_together_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

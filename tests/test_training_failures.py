@@ -94,3 +94,10 @@ def test_a_full_disk_is_told_in_one_sentence_and_leaves_the_checkpoint_before_wh
     assert explains(run, CommandFailed(said.removeprefix("bevel: ")))
     assert [path.name for path in run.checkpoints.iterdir()] == ["step_00000001"]
     assert whole_checkpoints(run.checkpoints) == ([run.checkpoints / "step_00000001"], [])
+
+
+def test_a_full_disk_under_the_log_hides_no_failure(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.log.symlink_to("/dev/full")
+    with pytest.raises(CommandFailed, match="those before it are whole"), in_folder._log_of(run):
+        raise CommandFailed("The checkpoint could not be written; those before it are whole.")

@@ -112,6 +112,7 @@ KILLS = {
     # (It is written once when the training starts.)
     "before its figures are in the log": ("metrics.jsonl", 3, 4),
     "before the next checkpoint": ("step_00000006", 1, 4),
+    "while that makes room for the same step, validated": ("step_00000006", 2, 6),
 }
 
 

@@ -27,7 +27,7 @@ from tools.evidence_studies import STUDIES, Study, Variant, config_digest, possi
 from tools.evidence_training import TrialToMeasure, branches_of, dataset_name, measure_trial, run_of
 from tools.exit_codes import Interrupted
 from tools.jobs import Job, run_jobs
-from tools.open_dataset import DataRoot, open_tables, tables_root
+from tools.open_dataset import DataRoot, instants, open_tables, tables_root
 from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig
@@ -248,14 +248,15 @@ def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesRead
         train_samples=len(tokens),
         val_scenes=len(val_scenes),
         val_samples=len(val_tokens),
-        samples=_digest_of([*tokens, *val_tokens]),
+        samples=_digest_of(reader, [*tokens, *val_tokens]),
         steps=arguments.steps,
         init=None if init is None else hashlib.sha256(init.read_bytes()).hexdigest(),
     )
 
 
-def _digest_of(tokens: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(tokens).encode()).hexdigest()
+def _digest_of(reader: NuScenesReader, tokens: Sequence[str]) -> str:
+    lines = (f"{token} {time}" for token, time in instants(reader, tokens))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _with_other_scenes(evidence: Evidence, root: Path, trained_on: NuScenesReader) -> Evidence:
@@ -266,7 +267,7 @@ def _with_other_scenes(evidence: Evidence, root: Path, trained_on: NuScenesReade
     tokens = reader.frame_tokens("all")
     if set(tokens) & set(trained_on.frame_tokens("all")):
         raise InputRefused(f"--also-score {root} has samples of --data-root: name a dataset that none is trained on.")
-    other = OtherScenes(len(reader.scenes_of(tokens)), len(tokens), _digest_of(tokens))
+    other = OtherScenes(len(reader.scenes_of(tokens)), len(tokens), _digest_of(reader, tokens))
     if evidence.elsewhere.get(name, other) != other:
         raise InputRefused(
             f"--also-score {root}: there are scores of another dataset that is called {name}: rename the folder."

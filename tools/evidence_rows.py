@@ -14,7 +14,7 @@ from tools.saved_rows import differing_field, read_saved, write_saved
 
 @dataclass(frozen=True)
 class EvidenceBasis:
-    """What all trainings have in common: the dataset (`samples`: SHA-256 of the evaluated tokens), splits, budget.
+    """What all trainings have in common: the dataset (`samples`: SHA-256 of its tokens and times), splits, budget.
 
     `config` is the digest of the config that all are made of (tools/evidence_studies.py), `init` the SHA-256 of the
     weights that all begin with, as far as they have such parts.
@@ -57,7 +57,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class OtherScenes:
-    """Another dataset that trainings are scored on, all of it (`samples`: SHA-256 of its tokens)."""
+    """Another dataset that trainings are scored on, all of it (`samples`: SHA-256 of its tokens and times)."""
 
     scenes: int
     count: int

@@ -1,6 +1,6 @@
 """From --data-root, --version and --split to frames and samples: the same for every command that reads a dataset."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -138,6 +138,15 @@ def tables_root(data_root: str | Path, needed_by: str = "the official metric") -
             "name the results file and the --data-root of the tables."
         )
     return Path(data_root)
+
+
+def instants(reader: NuScenesReader, tokens: Sequence[str]) -> list[tuple[str, int]]:
+    """Samples with their times (us): synthetic worlds of one seed have the same tokens by day and at night."""
+    found = []
+    for token in tokens:
+        scene, sample = reader.index.find(token)
+        found.append((token, int(reader.index.scene(scene).samples.timestamp[sample])))
+    return found
 
 
 class _ReadingTables(ExitStack):

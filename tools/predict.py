@@ -24,6 +24,7 @@ from tools.missing_sensors import MissingSensors
 from tools.open_dataset import DataRoot, open_dataset, version_and_split
 from tools.progress import progress
 from tools.shipped_runs import folder_of_outputs, run_or_shipped
+from tools.training.config import TrainingConfig
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches
 from tools.training.order import EpochIndex
 from tools.training.run_folder import load_detector, refuse_no_run
@@ -119,14 +120,20 @@ def refuse_loader_options(batch_size: int, workers: int) -> None:
 
 
 def batches_in_order(
-    dataset: FusionDataset, batch_size: int, workers: int, missing_sensors: MissingSensorsPolicy
+    dataset: FusionDataset,
+    batch_size: int,
+    workers: int,
+    missing_sensors: MissingSensorsPolicy,
+    timeout_seconds: float = TrainingConfig.loader_timeout,
 ) -> Iterator[LoadedBatch]:
     """Every sample once, in the order of the data set."""
     order = [
         [EpochIndex(0, index) for index in range(start, min(start + batch_size, len(dataset)))]
         for start in range(0, len(dataset), batch_size)
     ]
-    return load_batches(dataset, order, workers=workers, missing_sensors=missing_sensors)
+    return load_batches(
+        dataset, order, workers=workers, missing_sensors=missing_sensors, timeout_seconds=timeout_seconds
+    )
 
 
 def modalities_of(config: DetectorConfig) -> tuple[Modality, ...]:

@@ -78,7 +78,7 @@ def read_training_log(path: Path) -> list[dict[str, float]]:
 
 
 def seconds_in_training(rows: Sequence[Mapping[str, float]]) -> float:
-    """Of all sessions of a training: the clock of its log begins anew where it was resumed."""
+    """Of all sessions of a training. (In logs of earlier versions the clock begins anew with each.)"""
     clock = [row["seconds"] for row in rows if "seconds" in row]
     return sum((now for now, after in pairwise([*clock, 0.0]) if after < now), 0.0)
 

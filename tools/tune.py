@@ -13,11 +13,10 @@ import tyro
 from datasets.atomic_file import write_atomically
 from datasets.faults import InputRefused
 from datasets.nuscenes.detection_metric.truth import load_truth
-from datasets.nuscenes.reader import NuScenesReader
 from tools.devices import DeviceChoice
 from tools.evaluate import EvaluateArguments, measure
 from tools.exit_codes import Diverged, Interrupted
-from tools.open_dataset import DataRoot, open_tables, split_of_reader, tables_root
+from tools.open_dataset import DataRoot, instants, open_tables, split_of_reader, tables_root
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig, config_to_json, write_config
 from tools.train import TrainArguments, train
@@ -300,18 +299,9 @@ def _fingerprint(arguments: TuneArguments, config: RunConfig, ranges: Ranges) ->
     """
     reader = open_tables(tables_root(arguments.data_root), arguments.version, config.sample)
     split = arguments.split or split_of_reader(reader, "train")
-    samples, val_samples = _samples(reader, split), _samples(reader, arguments.val_split)
+    samples, val_samples = (instants(reader, reader.frame_tokens(one)) for one in (split, arguments.val_split))
     if set(samples) & set(val_samples):
         raise InputRefused(f"{split} and {arguments.val_split} share scenes: nothing would be held out.")
     load_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)
     what = [config_to_json(config), samples, val_samples, arguments.steps, arguments.seed, ranges]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _samples(reader: NuScenesReader, split: str) -> list[tuple[str, int]]:
-    """Tokens with their times: synthetic worlds of the same seed have the same tokens by day and at night."""
-    found = []
-    for token in reader.frame_tokens(split):
-        scene, sample = reader.index.find(token)
-        found.append((token, int(reader.index.scene(scene).samples.timestamp[sample])))
-    return found

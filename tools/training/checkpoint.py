@@ -28,6 +28,7 @@ from tools.training.checkpoint_files import (
     STATE,
     WEIGHTS,
     checkpoints,
+    earlier_save,
     refuse_damage,
     sha256_of,
 )
@@ -99,9 +100,12 @@ def save_checkpoint(
         sums = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         write_flushed(temporary / MANIFEST, json.dumps(sums, indent=2).encode())
         flush_folder(temporary)
-        _remove(target)  # a damaged one, or the same step once more
+        if target.exists():  # a damaged one, or the same step once more, validated: one of both is there at any instant
+            _remove(aside := earlier_save(target))
+            target.replace(aside)
         temporary.replace(target)
         flush_folder(folder)
+        _remove(earlier_save(target))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in checkpoints(folder)[:-KEPT]:

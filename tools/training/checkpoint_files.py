@@ -28,6 +28,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
+def earlier_save(checkpoint: Path) -> Path:
+    """Where a checkpoint waits while another of its step takes its place: one like any other till then."""
+    return checkpoint.with_name(f"{checkpoint.name}_before")
+
+
 def whole_checkpoints(folder: Path) -> tuple[list[Path], list[str]]:
     """The checkpoints with all the bytes that were saved, oldest first, and what is wrong with each of the others."""
     whole, damage = [], []

@@ -166,10 +166,12 @@ def _start_text(training: TrainingLoop, processes: Processes) -> str:
 @contextmanager
 def _log_of(run: RunFolder) -> Iterator[Callable[[str], None]]:
     """What says a sentence in train.log and on stdout. The last one in the log says what failed, if something does."""
-    with run.log.open("a", buffering=1) as file:  # each line at once: a killed process writes nothing more
+    # Each line at once, for a killed process writes nothing more. Without a buffer, which a full disk would leave full:
+    # closing the file would then fail, in the place of what is to be told.
+    with run.log.open("ab", buffering=0) as file:
 
         def write(text: str) -> None:
-            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n")
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {text}\n".encode())
 
         def log(text: str) -> None:
             write(text)

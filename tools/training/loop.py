@@ -29,9 +29,9 @@ from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, refuse_loader_failure
 from tools.training.network import Network, network_from, network_of
 from tools.training.order import ClassBalancedOrder, EpochOrder, PlainOrder, ShardOrder
-from tools.training.processes import Processes
+from tools.training.processes import Processes, refuse_failure_of_group
 from tools.training.record import STEPS_AVERAGED, Record, recorded
-from tools.training.resuming import checkpoint_to_resume, refuse_other_training, with_its_best_weights
+from tools.training.resuming import checkpoint_to_resume, refuse_other_training
 from tools.training.run_folder import RunFolder
 from tools.training.schedule import learning_rate_at, momentum_at
 from tools.training.step import StepResult, scale_of, seed_step
@@ -105,6 +105,7 @@ class TrainingLoop:
             self._resume()
         if float(processes.mean(torch.tensor(float(self._state.step), device=processes.device))) != self._state.step:
             raise InputRefused(f"{run.path} must lie on a disk that all training processes share: they differ in it.")
+        self._forget_lost_weights()
         self._losses: deque[float] = deque(maxlen=STEPS_AVERAGED)
         self._skipped = 0
         self._missing = MissingSensors()
@@ -133,14 +134,9 @@ class TrainingLoop:
             record = stack.enter_context(self._recorded()) if self._processes.first else None
             try:
                 failure = self._train(missing_sensors, interruption, record)
-            except (InputRefused, CommandFailed):
-                # Of a validation: what was learnt is whole, and worth keeping. But all processes put their shares
-                # together, and this one is alone.
-                if not self._processes.sharded:
-                    self._save()
-                raise
             except RuntimeError as error:
                 refuse_loader_failure(error)
+                refuse_failure_of_group(error, self._settings.process_timeout)
                 raise
             self._save()  # all processes are here, between the same two steps
             if failure is not None:
@@ -263,10 +259,18 @@ class TrainingLoop:
         loaded = self._trained.load(checkpoint)
         expected = replace(self._state, order_fingerprint=self._order_fingerprint(loaded.step))
         refuse_other_training(checkpoint, loaded, expected)
-        self._state, lost = with_its_best_weights(loaded, expected, self._run.best)
+        # (One from before validations were noted says nothing of them: there have been none.)
+        self._state = replace(loaded, validations=loaded.validations or expected.validations)
         self._saved = self._state
-        if lost is not None:
-            self._log(lost)
+
+    def _forget_lost_weights(self) -> None:
+        """Where the best weights are not there any more: for all processes, if one of them does not see them."""
+        so_far = self._state.validations
+        lost = None if so_far is None else so_far.lost(self._run.best)
+        if self._processes.any_of(lost is not None)[0] and so_far is not None:
+            self._state = replace(self._state, validations=so_far.forgotten())
+            self._saved = self._state
+            self._log(lost or "Another process does not see the best weights: they are forgotten.")
 
     def _order_fingerprint(self, step: int) -> str:
         """Of the epoch that the batches of a step begin in."""

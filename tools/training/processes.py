@@ -103,15 +103,22 @@ def join_processes(choice: DeviceChoice, timeout_seconds: float, *, shard: bool 
                 yield processes
         else:
             yield Processes(1, 0, choose_device(choice))
-    except torch.OutOfMemoryError as error:
-        raise CommandFailed(out_of_memory_text(error)) from error
     except RuntimeError as error:
-        if _of_another_process(error):
-            raise CommandFailed(
-                f"Another training process died, or did not answer for {timeout_seconds:g} s "
-                f"({str(error).splitlines()[0]:.200}): see what it printed, then go on with --resume."
-            ) from error
+        refuse_failure_of_group(error, timeout_seconds)
         raise
+
+
+def refuse_failure_of_group(error: RuntimeError, timeout_seconds: float) -> None:
+    """Raise CommandFailed where another process has died or has not answered for so long, or a GPU's memory is too
+    small; nothing otherwise.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        raise CommandFailed(out_of_memory_text(error)) from error
+    if _of_another_process(error):
+        raise CommandFailed(
+            f"Another training process died, or did not answer for {timeout_seconds:g} s "
+            f"({str(error).splitlines()[0]:.200}): see what it printed, then go on with --resume."
+        ) from error
 
 
 @contextmanager
@@ -134,7 +141,10 @@ def _joined_group(choice: DeviceChoice, timeout: timedelta, shard: bool) -> Iter
     try:
         yield Processes(count, rank, device, sharded=shard, attempt=attempt)
     except (InputRefused, Diverged) as refusal:
-        attempt.note_refused(refusal)
+        # What an attempt refuses that goes on with a run may be over in the next one: a node or a disk is missing. One
+        # process alone may train several runs.
+        if count > 1 and (attempt.begun is None or isinstance(refusal, Diverged)):
+            attempt.note_refused(refusal)
         raise
     finally:
         distributed.destroy_process_group()

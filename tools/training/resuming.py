@@ -1,7 +1,6 @@
 """Which checkpoint a run goes on from, and that it is the same training that goes on."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from datasets.faults import InputRefused
@@ -55,17 +54,3 @@ def refuse_other_training(checkpoint: Path, loaded: TrainingState, expected: Tra
             f"{checkpoint} was validated on other samples than this --val-split has, and figures of two splits cannot "
             "be compared: pass the --val-split of the first part."
         )
-
-
-def with_its_best_weights(
-    loaded: TrainingState, expected: TrainingState, best: Path
-) -> tuple[TrainingState, str | None]:
-    """What a checkpoint says, but for what it says of best weights that are lost; and a sentence on that, or None.
-
-    Where it says nothing of validations (it is from before they were noted), there have been none.
-    """
-    validations = loaded.validations or expected.validations
-    lost = None if validations is None else validations.lost(best)
-    if validations is not None and lost is not None:
-        validations = validations.forgotten()
-    return replace(loaded, validations=validations), lost

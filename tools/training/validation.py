@@ -87,8 +87,11 @@ class Validation:
         found: dict[str, Boxes3D] = {}
         if own:
             dataset, stream = FusionDataset(self._reader, own, self._config.sample), DetectorStream(detector)
-            workers = self._config.training.workers
-            for loaded in batches_in_order(dataset, self._config.training.batch_size, workers, self._missing_sensors):
+            training = self._config.training
+            batches = batches_in_order(
+                dataset, training.batch_size, training.workers, self._missing_sensors, training.loader_timeout
+            )
+            for loaded in batches:
                 found |= stream.detect_global(loaded.batch)
         return found
 
