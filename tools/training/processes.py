@@ -17,6 +17,11 @@ from tools.devices import DeviceChoice, choose_device, out_of_memory_text
 from tools.exit_codes import CommandFailed, Diverged
 from tools.training.attempts import Attempt, agree_on_attempt
 
+# Every group that this process has joined, for as long as it lives. Were DDP the last to hold one, it would end the
+# group's threads while it holds Python's lock, for which a thread of gloo that lets go of a failed exchange waits:
+# the process would stand still after its last sentence. A reference from Python is given up without the lock.
+_GROUPS: list[object] = []
+
 # What gloo says of a process that is gone or silent; its errors have no class of their own.
 _GONE = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "Socket closed")
 
@@ -138,6 +143,7 @@ def _joined_group(choice: DeviceChoice, timeout: timedelta, shard: bool) -> Iter
         raise attempt.refused
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=attempt.keys, rank=rank, world_size=count, timeout=timeout)
+    _GROUPS.append(distributed.group.WORLD)
     try:
         yield Processes(count, rank, device, sharded=shard, attempt=attempt)
     except (InputRefused, Diverged) as refusal:
