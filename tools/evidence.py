@@ -27,7 +27,7 @@ from tools.evidence_studies import STUDIES, Study, Variant, config_digest, possi
 from tools.evidence_training import TrialToMeasure, branches_of, dataset_name, measure_trial, run_of
 from tools.exit_codes import Interrupted
 from tools.jobs import Job, run_jobs
-from tools.open_dataset import DataRoot, instants, open_tables, tables_root
+from tools.open_dataset import DataRoot, instants, open_tables, refuse_shared_scenes, tables_root
 from tools.presets import preset_or_config
 from tools.progress import duration_text
 from tools.run_config import RunConfig
@@ -235,18 +235,15 @@ def _basis(arguments: EvidenceArguments, config: RunConfig, reader: NuScenesRead
     split = arguments.split or default_split(reader.version, "train")
     val_split = arguments.val_split or default_split(reader.version, "evaluate")
     tokens, val_tokens = reader.frame_tokens(split), reader.frame_tokens(val_split)
-    scenes, val_scenes = reader.scenes_of(tokens), reader.scenes_of(val_tokens)
-    both = sorted(scenes & val_scenes)
-    if both:
-        raise InputRefused(f"{split} and {val_split} share scenes ({', '.join(both[:3])}): nothing would be held out.")
+    refuse_shared_scenes(reader, split, val_split)
     return EvidenceBasis(
         config=config_digest(config),
         version=reader.version,
         split=split,
         val_split=val_split,
-        train_scenes=len(scenes),
+        train_scenes=len(reader.scenes_of(tokens)),
         train_samples=len(tokens),
-        val_scenes=len(val_scenes),
+        val_scenes=len(reader.scenes_of(val_tokens)),
         val_samples=len(val_tokens),
         samples=_digest_of(reader, [*tokens, *val_tokens]),
         steps=arguments.steps,

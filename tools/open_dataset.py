@@ -140,6 +140,13 @@ def tables_root(data_root: str | Path, needed_by: str = "the official metric") -
     return Path(data_root)
 
 
+def refuse_shared_scenes(reader: NuScenesReader, split: str, val_split: str) -> None:
+    """Raise InputRefused where scenes that are trained on would be scored."""
+    both = sorted(reader.scenes_of(reader.frame_tokens(split)) & reader.scenes_of(reader.frame_tokens(val_split)))
+    if both:
+        raise InputRefused(f"{split} and {val_split} share scenes ({', '.join(both[:3])}): nothing would be held out.")
+
+
 def instants(reader: NuScenesReader, tokens: Sequence[str]) -> list[tuple[str, int]]:
     """Samples with their times (us): synthetic worlds of one seed have the same tokens by day and at night."""
     found = []

@@ -16,7 +16,7 @@ from datasets.nuscenes.detection_metric.truth import load_truth
 from tools.devices import DeviceChoice
 from tools.evaluate import EvaluateArguments, measure
 from tools.exit_codes import Diverged, Interrupted
-from tools.open_dataset import DataRoot, instants, open_tables, split_of_reader, tables_root
+from tools.open_dataset import DataRoot, instants, open_tables, refuse_shared_scenes, split_of_reader, tables_root
 from tools.presets import preset_or_config
 from tools.run_config import RunConfig, config_to_json, write_config
 from tools.train import TrainArguments, train
@@ -300,8 +300,7 @@ def _fingerprint(arguments: TuneArguments, config: RunConfig, ranges: Ranges) ->
     reader = open_tables(tables_root(arguments.data_root), arguments.version, config.sample)
     split = arguments.split or split_of_reader(reader, "train")
     samples, val_samples = (instants(reader, reader.frame_tokens(one)) for one in (split, arguments.val_split))
-    if set(samples) & set(val_samples):
-        raise InputRefused(f"{split} and {arguments.val_split} share scenes: nothing would be held out.")
+    refuse_shared_scenes(reader, split, arguments.val_split)
     load_truth(reader.index, reader.version, arguments.val_split, reader.root / reader.version)
     what = [config_to_json(config), samples, val_samples, arguments.steps, arguments.seed, ranges]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

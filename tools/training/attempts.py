@@ -17,10 +17,10 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from datasets.faults import InputRefused
 from tools.exit_codes import Diverged
+from tools.training.told_failures import Failure, failure_from_text, failure_to_text
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 _BEGUN, _REFUSED = "bevel/begun", "bevel/refused"
-_REFUSALS: tuple[type[InputRefused | Diverged], ...] = (InputRefused, Diverged)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Attempt:
     store: Store
     keys: Store
     begun: Path | None
-    refused: InputRefused | Diverged | None
+    refused: Failure | None
 
     def note_begun(self, run: Path) -> None:
         """Let later attempts go on with this run."""
@@ -42,7 +42,7 @@ class Attempt:
     def note_refused(self, why: InputRefused | Diverged) -> None:
         """Let later attempts end at once: torchrun knows no exit code that tells it not to try again."""
         with suppress(DistError):  # without torchrun the store ends with the first process
-            self.store.set(_REFUSED, f"{type(why).__name__} {why}")
+            self.store.set(_REFUSED, failure_to_text(why))
 
 
 def agree_on_attempt(store: Store, rank: int, count: int, timeout: timedelta) -> Attempt:
@@ -88,8 +88,5 @@ def _begun(store: Store) -> Path | None:
     return Path(store.get(_BEGUN).decode()) if store.check([_BEGUN]) else None
 
 
-def _refused(store: Store) -> InputRefused | Diverged | None:
-    if not store.check([_REFUSED]):
-        return None
-    name, _, sentence = store.get(_REFUSED).decode().partition(" ")
-    return next(kind for kind in _REFUSALS if kind.__name__ == name)(sentence)
+def _refused(store: Store) -> Failure | None:
+    return failure_from_text(store.get(_REFUSED).decode()) if store.check([_REFUSED]) else None

@@ -36,6 +36,7 @@ from tools.training.run_folder import RunFolder
 from tools.training.schedule import learning_rate_at, momentum_at
 from tools.training.step import StepResult, scale_of, seed_step
 from tools.training.step_batches import StepBatches, load_steps
+from tools.training.told_failures import Failure
 from tools.training.trained_network import TrainedNetwork
 from tools.training.validation import Validation
 from tools.training.validations import BestWeights, Validations
@@ -155,7 +156,7 @@ class TrainingLoop:
 
     def _train(
         self, missing_sensors: MissingSensorsPolicy, interruption: Interruption, record: Record | None
-    ) -> InputRefused | CommandFailed | Diverged | None:
+    ) -> Failure | None:
         """One step after another; returns what ended them in any of the processes, if something did.
 
         Those after which a validation is due save a checkpoint first, so that whoever stops the training meanwhile
@@ -174,10 +175,11 @@ class TrainingLoop:
                 self._log(_skipped_text(step, samples, result))
                 if (divergence := self._divergence(samples)) is not None:
                     return divergence
-            if self._validation_is_due() or self._state.step % self._settings.checkpoint_interval == 0:
+            due = self._validation_is_due()
+            if due or self._state.step % self._settings.checkpoint_interval == 0:
                 self._save()
                 self._log(f"step {self._state.step}: loss {self._mean_loss():.4f}, checkpoint saved")
-            if self._validation_is_due() and self._processes.any_of(interruption.requested)[0]:
+            if due and self._processes.any_of(interruption.requested)[0]:
                 break
             self._validate(record)
             if self._enough():

@@ -1,7 +1,7 @@
 """One training process among several: torchrun sets WORLD_SIZE, RANK and LOCAL_RANK."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,6 +60,11 @@ class Processes:
         tensor = torch.tensor(flags, dtype=torch.int32, device=self.device)
         distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
         return tuple(bool(flag) for flag in tensor.tolist())
+
+    def take_first(self, tensors: Iterable[Tensor]) -> None:
+        """Put into these what they are in the first process. All processes must call this at the same place."""
+        for tensor in tensors if self.count > 1 else ():
+            distributed.broadcast(tensor, 0)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the processes. All processes must call this at the same place."""

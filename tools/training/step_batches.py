@@ -12,11 +12,10 @@ from tools.training.interruption import Interruption
 from tools.training.loading import LoadedBatch, MissingSensorsPolicy, load_batches
 from tools.training.order import BatchOrder, EpochOrder
 from tools.training.processes import Processes
+from tools.training.told_failures import Failure, failure_from_text, failure_to_text
 
 BatchesOfSteps = Generator[list[LoadedBatch], None, None]
 """For each step the batches that make it, of this process."""
-
-_FAILURES: tuple[type[InputRefused | CommandFailed], ...] = (InputRefused, CommandFailed)
 
 
 def load_steps(
@@ -65,7 +64,7 @@ class StepBatches:
     """
 
     def __init__(self, loading: BatchesOfSteps, processes: Processes, interruption: Interruption) -> None:
-        self.failure: InputRefused | CommandFailed | None = None
+        self.failure: Failure | None = None
         self._loading, self._processes, self._interruption = loading, processes, interruption
 
     def __iter__(self) -> Iterator[list[LoadedBatch]]:
@@ -84,14 +83,12 @@ class StepBatches:
             return None
         try:
             return next(self._loading, None)
-        except _FAILURES as failure:
+        except (InputRefused, CommandFailed) as failure:
             self.failure = failure
             return None
 
     def _share_failure(self) -> None:
         """Let every process that has no failure of its own have the first of the others'."""
-        own = "" if self.failure is None else f"{type(self.failure).__name__} {self.failure}"
-        first = next(text for text in self._processes.said(own) if text)
+        said = self._processes.said("" if self.failure is None else failure_to_text(self.failure))
         if self.failure is None:
-            name, _, sentence = first.partition(" ")
-            self.failure = next(kind for kind in _FAILURES if kind.__name__ == name)(sentence)
+            self.failure = failure_from_text(next(text for text in said if text))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as distributed
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -85,8 +84,7 @@ class TrainedNetwork:
         before this, and the others would detect with another network than the one that is saved.
         """
         if not self._processes.sharded:
-            for tensor in self._average.network.state_dict().values() if self._processes.count > 1 else ():
-                distributed.broadcast(tensor, 0)
+            self._processes.take_first(self._average.network.state_dict().values())
             return self._average.network
         network = network_of(self._config, pretrained=False)
         network.load_state_dict(dict(whole_tensors(self._average.network)))
